@@ -1,0 +1,243 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What is pruned, what is gated, and to which budget.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compress {
+    /// Which of the two parts are trained.
+    pub mode: Mode,
+    /// F_t: total MACs of the finished model over those of the dense model, in (0, 1].
+    pub target: f64,
+    /// F_s: MACs of the finished model with every gate open over those of the dense model, in
+    /// [target, 1]. Memory follows it. Without it only the total is held.
+    pub static_target: Option<f64>,
+    /// Weight of the resource loss. [paper: 100]
+    pub gamma: f64,
+    /// The search stage: weights, alpha and gates together, budget in expectation.
+    pub search: Search,
+    /// The tune stage: the sliced model and its gates, hard structure.
+    pub tune: Tune,
+    /// The static part: candidates and importance.
+    #[serde(rename = "static")]
+    pub static_part: Static,
+    /// The dynamic part: the gates.
+    pub gate: Gate,
+    /// How each micro-batch is cut into groups that gate together: a mix of policies by weight.
+    pub grouping: Vec<Grouping>,
+}
+
+/// Which of the two parts are trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Pruning and gates, jointly. [paper]
+    #[default]
+    Unified,
+    /// Pruning alone: no gates.
+    Static,
+    /// Gates alone: nothing is pruned.
+    Dynamic,
+    /// Neither: the dense model, as a baseline.
+    Dense,
+}
+
+/// The search stage. [paper]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Search {
+    /// Length in epochs; exclusive with steps.
+    pub epochs: Option<f64>,
+    /// Length in steps; exclusive with epochs.
+    pub steps: Option<u64>,
+    /// Share of the stage in which gates are held open and the budget is not yet asked for, in [0, 1).
+    pub warmup: f64,
+    /// Share of the stage, after the warm-up, over which the target falls from 1 to its value, in [0, 1].
+    pub ramp: f64,
+}
+
+/// The tune stage. [paper]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tune {
+    /// Length in epochs; exclusive with steps.
+    pub epochs: Option<f64>,
+    /// Length in steps; exclusive with epochs.
+    pub steps: Option<u64>,
+}
+
+/// The static part: what may be removed for good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Static {
+    /// Search which heads stay, 1..H per block.
+    pub heads: bool,
+    /// Search how many FFN neurons stay.
+    pub neurons: bool,
+    /// Search which whole modules (MHSA, FFN) stay.
+    pub modules: bool,
+    /// K, evenly spaced candidates for the number of neurons; each a multiple of 8. [ours]
+    pub neuron_candidates: u32,
+    /// Gumbel-softmax temperature at the start of the search. [paper: 0.5, falling]
+    pub tau_start: f64,
+    /// Gumbel-softmax temperature at the end of the search.
+    pub tau_end: f64,
+    /// Sample hard choices and pass the gradient straight through. [inferred]
+    pub straight_through: bool,
+    /// Steps between two rankings of heads and neurons by importance. [inferred]
+    pub rank_interval: u64,
+    /// Probability of keeping a module at the start, in (0.5, 1).
+    pub keep_init: f64,
+    /// Learning rate of alpha over that of the weights.
+    pub lr_scale: f64,
+}
+
+/// The gates: one for MHSA and one for FFN in each block.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gate {
+    /// What a gate looks at. [inferred]
+    pub input: GateInput,
+    /// What is averaged over a group. [inferred]
+    pub average: Average,
+    /// Width of the gate's hidden layer over D. [inferred: 1/8]
+    pub hidden_ratio: f64,
+    /// Probability of keeping at the start, in (0.5, 1). [inferred: 0.95]
+    pub keep_init: f64,
+    /// Gumbel-softmax temperature at the start of the search. [paper: 0.5, falling]
+    pub tau_start: f64,
+    /// Gumbel-softmax temperature at the end of the tune stage.
+    pub tau_end: f64,
+    /// Learning rate of the gates over that of the weights.
+    pub lr_scale: f64,
+}
+
+/// What a gate looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum GateInput {
+    /// The CLS token of the block's input.
+    #[default]
+    Cls,
+    /// The mean over the tokens of the block's input.
+    Mean,
+}
+
+/// What is averaged over a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Average {
+    /// The samples' logits.
+    #[default]
+    Logits,
+    /// The samples' probabilities.
+    Probability,
+}
+
+/// A grouping policy and its share of the micro-batches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Grouping {
+    /// The policy and its arguments.
+    pub policy: GroupingPolicy,
+    /// Share of the micro-batches, relative to the other entries' weights.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+/// How a micro-batch is cut into groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupingPolicy {
+    /// Halve, keep one half as a group, recurse on the rest: 256 -> 128, 64, .., 1, 1. [paper; inferred form]
+    Recursive,
+    /// As `recursive`, the cut drawn at random.
+    RecursiveRandom,
+    /// Each step one level of the halving tree: all groups of size B, or B/2, .., or 1.
+    TreeLevel,
+    /// All groups of this size; the last may be smaller.
+    Uniform(u32),
+    /// Sizes drawn uniformly in this range, both ends included.
+    Random {
+        /// Smallest size.
+        lo: u32,
+        /// Largest size.
+        hi: u32,
+    },
+    /// One group: no augmentation.
+    Whole,
+}
+
+impl Default for Compress {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            target: 0.5,
+            static_target: None,
+            gamma: 100.0,
+            search: Search::default(),
+            tune: Tune::default(),
+            static_part: Static::default(),
+            gate: Gate::default(),
+            grouping: vec![Grouping {
+                policy: GroupingPolicy::Recursive,
+                weight: 1.0,
+            }],
+        }
+    }
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self {
+            epochs: None,
+            steps: None,
+            warmup: 0.1,
+            ramp: 0.4,
+        }
+    }
+}
+
+impl Default for Tune {
+    fn default() -> Self {
+        Self {
+            epochs: None,
+            steps: None,
+        }
+    }
+}
+
+impl Default for Static {
+    fn default() -> Self {
+        Self {
+            heads: true,
+            neurons: true,
+            modules: true,
+            neuron_candidates: 8,
+            tau_start: 0.5,
+            tau_end: 0.1,
+            straight_through: false,
+            rank_interval: 50,
+            keep_init: 0.95,
+            lr_scale: 10.0,
+        }
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            input: GateInput::default(),
+            average: Average::default(),
+            hidden_ratio: 0.125,
+            keep_init: 0.95,
+            tau_start: 0.5,
+            tau_end: 0.1,
+            lr_scale: 4.0,
+        }
+    }
+}
+
+fn one() -> f64 {
+    1.0
+}

@@ -1,0 +1,46 @@
+//! The job: what a user asks Espalier to train, as one TOML document.
+//!
+//! The types here are the schema; `docs/job.md` is generated from their doc comments. Parsing
+//! reports every problem at once, each with its path, and refuses unknown fields with a suggestion.
+#![forbid(unsafe_code)]
+
+mod compress;
+mod data;
+mod model;
+mod publish;
+mod resources;
+mod train;
+
+pub use compress::{
+    Average, Compress, Gate, GateInput, Grouping, GroupingPolicy, Mode, Search, Static, Tune,
+};
+pub use data::{Augment, Data, DataFormat};
+pub use model::{Init, Model, Preset};
+pub use publish::Publish;
+pub use resources::{Device, RanksPerWorker, Resources, Workers};
+pub use train::{Distillation, DistillationKind, Optimizer, ReduceDtype, Schedule, Train};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A training job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// Name shown to people: 1 to 63 of `a-z`, `0-9`, `-`, `_` and `.`, starting with a letter or digit.
+    pub name: String,
+    /// The vision transformer to compress.
+    pub model: Model,
+    /// Where the images are and how they are prepared.
+    pub data: Data,
+    /// What is pruned, what is gated, and to which budget.
+    #[serde(default)]
+    pub compress: Compress,
+    /// How the steps are run.
+    pub train: Train,
+    /// What the job needs to run.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Where the finished checkpoint goes.
+    pub publish: Publish,
+}

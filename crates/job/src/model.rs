@@ -1,0 +1,62 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The vision transformer to compress: a preset, with any dimension overridden, or all dimensions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Fills in width, depth, heads, ffn, patch_size and image_size. Fields given beside it win.
+    #[serde(default)]
+    pub preset: Option<Preset>,
+    /// Side of the square input image, in pixels.
+    #[serde(default)]
+    pub image_size: Option<u32>,
+    /// Side of a square patch, in pixels; divides image_size.
+    #[serde(default)]
+    pub patch_size: Option<u32>,
+    /// Input channels: 1 for grey, 3 for colour.
+    #[serde(default)]
+    pub channels: Option<u32>,
+    /// Number of classes.
+    pub classes: u32,
+    /// Embedding width D; a multiple of heads.
+    #[serde(default)]
+    pub width: Option<u32>,
+    /// Number of blocks L.
+    #[serde(default)]
+    pub depth: Option<u32>,
+    /// Attention heads H per block.
+    #[serde(default)]
+    pub heads: Option<u32>,
+    /// FFN neurons n per block; a multiple of 8.
+    #[serde(default)]
+    pub ffn: Option<u32>,
+    /// Where the first weights come from.
+    #[serde(default)]
+    pub init: Init,
+}
+
+/// Named sets of dimensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// DeiT-Ti: D 192, L 12, H 3, n 768, patch 16, image 224.
+    DeitTiny,
+    /// DeiT-S: D 384, L 12, H 6, n 1536, patch 16, image 224.
+    DeitSmall,
+    /// DeiT-B: D 768, L 12, H 12, n 3072, patch 16, image 224.
+    DeitBase,
+}
+
+/// Where the first weights come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// Truncated normal, from the job's seed.
+    #[default]
+    Scratch,
+    /// A safetensors file with timm parameter names, as a path every worker can read.
+    Safetensors(String),
+    /// A dense checkpoint of the registry, as `name:alias` or `name@sha256:...`.
+    Checkpoint(String),
+}

@@ -1,0 +1,52 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the job needs to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// How many workers form the gang.
+    pub workers: Workers,
+    /// Ranks (GPUs, or CPU slots) on each worker.
+    pub ranks_per_worker: RanksPerWorker,
+    /// Where the tensors live.
+    pub device: Device,
+}
+
+/// Ranks on each worker; at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct RanksPerWorker(pub u32);
+
+impl Default for RanksPerWorker {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+/// How many workers form the gang.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Workers {
+    /// The job waits until this many are free.
+    pub min: u32,
+    /// The job takes no more than this many.
+    pub max: u32,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self { min: 1, max: 1 }
+    }
+}
+
+/// Where the tensors live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Device {
+    /// One thread of a processor per rank; collectives by Gloo.
+    #[default]
+    Cpu,
+    /// One GPU per rank; collectives by NCCL.
+    Cuda,
+}
