@@ -8,11 +8,14 @@ pub struct Compress {
     /// Which of the two parts are trained.
     pub mode: Mode,
     /// F_t: total MACs of the finished model over those of the dense model, in (0, 1].
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub target: f64,
     /// F_s: MACs of the finished model with every gate open over those of the dense model, in
     /// [target, 1]. Memory follows it. Without it only the total is held.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub static_target: Option<f64>,
     /// Weight of the resource loss. [paper: 100]
+    #[schemars(extend("minimum" = 0))]
     pub gamma: f64,
     /// The search stage: weights, alpha and gates together, budget in expectation.
     pub search: Search,
@@ -47,12 +50,16 @@ pub enum Mode {
 #[serde(deny_unknown_fields, default)]
 pub struct Search {
     /// Length in epochs; exclusive with steps.
+    #[schemars(extend("minimum" = 0, "maximum" = 100000))]
     pub epochs: Option<f64>,
     /// Length in steps; exclusive with epochs.
+    #[schemars(extend("maximum" = 1000000000))]
     pub steps: Option<u64>,
     /// Share of the stage in which gates are held open and the budget is not yet asked for, in [0, 1).
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub warmup: f64,
     /// Share of the stage, after the warm-up, over which the target falls from 1 to its value, in [0, 1].
+    #[schemars(extend("minimum" = 0, "maximum" = 1))]
     pub ramp: f64,
 }
 
@@ -61,8 +68,10 @@ pub struct Search {
 #[serde(deny_unknown_fields, default)]
 pub struct Tune {
     /// Length in epochs; exclusive with steps.
+    #[schemars(extend("minimum" = 0, "maximum" = 100000))]
     pub epochs: Option<f64>,
     /// Length in steps; exclusive with epochs.
+    #[schemars(extend("maximum" = 1000000000))]
     pub steps: Option<u64>,
 }
 
@@ -77,18 +86,24 @@ pub struct Static {
     /// Search which whole modules (MHSA, FFN) stay.
     pub modules: bool,
     /// K, evenly spaced candidates for the number of neurons; each a multiple of 8. [ours]
+    #[schemars(range(min = 1, max = 1024))]
     pub neuron_candidates: u32,
     /// Gumbel-softmax temperature at the start of the search. [paper: 0.5, falling]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 100))]
     pub tau_start: f64,
     /// Gumbel-softmax temperature at the end of the search.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 100))]
     pub tau_end: f64,
     /// Sample hard choices and pass the gradient straight through. [inferred]
     pub straight_through: bool,
     /// Steps between two rankings of heads and neurons by importance. [inferred]
+    #[schemars(range(min = 1, max = 1000000000))]
     pub rank_interval: u64,
     /// Probability of keeping a module at the start, in (0.5, 1).
+    #[schemars(extend("exclusiveMinimum" = 0.5, "exclusiveMaximum" = 1))]
     pub keep_init: f64,
     /// Learning rate of alpha over that of the weights.
+    #[schemars(extend("minimum" = 0, "maximum" = 10000))]
     pub lr_scale: f64,
 }
 
@@ -101,14 +116,19 @@ pub struct Gate {
     /// What is averaged over a group. [inferred]
     pub average: Average,
     /// Width of the gate's hidden layer over D. [inferred: 1/8]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 4))]
     pub hidden_ratio: f64,
     /// Probability of keeping at the start, in (0.5, 1). [inferred: 0.95]
+    #[schemars(extend("exclusiveMinimum" = 0.5, "exclusiveMaximum" = 1))]
     pub keep_init: f64,
     /// Gumbel-softmax temperature at the start of the search. [paper: 0.5, falling]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 100))]
     pub tau_start: f64,
     /// Gumbel-softmax temperature at the end of the tune stage.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 100))]
     pub tau_end: f64,
     /// Learning rate of the gates over that of the weights.
+    #[schemars(extend("minimum" = 0, "maximum" = 10000))]
     pub lr_scale: f64,
 }
 
@@ -142,6 +162,7 @@ pub struct Grouping {
     pub policy: GroupingPolicy,
     /// Share of the micro-batches, relative to the other entries' weights.
     #[serde(default = "one")]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1000000))]
     pub weight: f64,
 }
 
@@ -156,12 +177,14 @@ pub enum GroupingPolicy {
     /// Each step one level of the halving tree: all groups of size B, or B/2, .., or 1.
     TreeLevel,
     /// All groups of this size; the last may be smaller.
-    Uniform(u32),
+    Uniform(#[schemars(range(min = 1))] u32),
     /// Sizes drawn uniformly in this range, both ends included.
     Random {
         /// Smallest size.
+        #[schemars(range(min = 1))]
         lo: u32,
         /// Largest size.
+        #[schemars(range(min = 1))]
         hi: u32,
     },
     /// One group: no augmentation.

@@ -17,10 +17,13 @@ pub struct Data {
     pub validation: String,
     /// Share of the training data held out to calibrate the gates' threshold, in (0, 0.5].
     #[serde(default = "calibration")]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 0.5))]
     pub calibration: f64,
     /// Mean per channel, of pixels scaled to 0..1. One value serves all channels.
+    #[schemars(inner(range(min = 0, max = 1)))]
     pub mean: Vec<f64>,
     /// Standard deviation per channel, of pixels scaled to 0..1. One value serves all channels.
+    #[schemars(inner(range(min = 1e-6, max = 1)))]
     pub std: Vec<f64>,
     /// Random changes to the training images.
     #[serde(default)]
@@ -48,6 +51,7 @@ pub struct Augment {
     pub flip: bool,
     /// Pad by this many zero pixels on every side, then crop at a random place.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 4095))]
     pub pad: u32,
 }
 

@@ -6,18 +6,31 @@
 
 mod compress;
 mod data;
+mod dims;
+mod document;
 mod model;
+mod names;
+mod paths;
+mod problem;
 mod publish;
 mod resources;
+mod rules;
+mod schema;
+mod sections;
+mod stages;
 mod train;
 
 pub use compress::{
     Average, Compress, Gate, GateInput, Grouping, GroupingPolicy, Mode, Search, Static, Tune,
 };
 pub use data::{Augment, Data, DataFormat};
+pub use dims::Dims;
 pub use model::{Init, Model, Preset};
+pub use names::{valid_name, valid_reference};
+pub use problem::{Problem, Problems};
 pub use publish::Publish;
 pub use resources::{Device, RanksPerWorker, Resources, Workers};
+pub use schema::schema;
 pub use train::{Distillation, DistillationKind, Optimizer, ReduceDtype, Schedule, Train};
 
 use schemars::JsonSchema;

@@ -10,26 +10,34 @@ pub struct Model {
     pub preset: Option<Preset>,
     /// Side of the square input image, in pixels.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 4096))]
     pub image_size: Option<u32>,
     /// Side of a square patch, in pixels; divides image_size.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 4096))]
     pub patch_size: Option<u32>,
     /// Input channels: 1 for grey, 3 for colour.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 3))]
     pub channels: Option<u32>,
     /// Number of classes.
+    #[schemars(range(min = 2, max = 1000000))]
     pub classes: u32,
     /// Embedding width D; a multiple of heads.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 16384))]
     pub width: Option<u32>,
     /// Number of blocks L.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 256))]
     pub depth: Option<u32>,
     /// Attention heads H per block.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 256))]
     pub heads: Option<u32>,
     /// FFN neurons n per block; a multiple of 8.
     #[serde(default)]
+    #[schemars(range(min = 8, max = 131072))]
     pub ffn: Option<u32>,
     /// Where the first weights come from.
     #[serde(default)]

@@ -12,6 +12,7 @@ pub struct Publish {
     pub alias: String,
     /// Steps between two training checkpoints pushed to the registry, from which a lost job goes on.
     #[serde(default = "every")]
+    #[schemars(range(min = 1, max = 1000000000))]
     pub every: u64,
 }
 

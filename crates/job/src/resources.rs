@@ -16,7 +16,7 @@ pub struct Resources {
 /// Ranks on each worker; at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct RanksPerWorker(pub u32);
+pub struct RanksPerWorker(#[schemars(range(min = 1, max = 64))] pub u32);
 
 impl Default for RanksPerWorker {
     fn default() -> Self {
@@ -29,8 +29,10 @@ impl Default for RanksPerWorker {
 #[serde(deny_unknown_fields)]
 pub struct Workers {
     /// The job waits until this many are free.
+    #[schemars(range(min = 1, max = 4096))]
     pub min: u32,
     /// The job takes no more than this many.
+    #[schemars(range(min = 1, max = 4096))]
     pub max: u32,
 }
 

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct Train {
     /// Samples in a step, over all workers.
+    #[schemars(range(min = 1, max = 1048576))]
     pub global_batch: u32,
     /// Samples in a micro-batch; divides global_batch. Groups never span two micro-batches, and
     /// the result does not depend on which worker runs which.
+    #[schemars(range(min = 1, max = 65536))]
     pub micro_batch: u32,
     /// Seed of every random choice of the job.
     #[serde(default)]
@@ -21,9 +23,11 @@ pub struct Train {
     pub schedule: Schedule,
     /// Label smoothing, in [0, 1).
     #[serde(default)]
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub label_smoothing: f64,
     /// Decay of the moving average of the weights that is evaluated and published; 0 turns it off.
     #[serde(default)]
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub ema_decay: f64,
     /// Number format in which gradients are summed over the workers.
     #[serde(default)]
@@ -33,6 +37,7 @@ pub struct Train {
     pub distillation: Option<Distillation>,
     /// Steps between two metrics records.
     #[serde(default = "metrics_every")]
+    #[schemars(range(min = 1, max = 1000000000))]
     pub metrics_every: u64,
 }
 
@@ -41,16 +46,22 @@ pub struct Train {
 #[serde(deny_unknown_fields, default)]
 pub struct Optimizer {
     /// Peak learning rate of the weights.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 10))]
     pub lr: f64,
     /// Decoupled weight decay; none on norms, biases, position and CLS embeddings, alpha and gates.
+    #[schemars(extend("minimum" = 0, "maximum" = 10))]
     pub weight_decay: f64,
     /// Decay of the mean of gradients.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub beta1: f64,
     /// Decay of the mean of squared gradients.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub beta2: f64,
     /// Added to the root of the second moment.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub eps: f64,
     /// Largest norm of the whole gradient; 0 turns clipping off.
+    #[schemars(extend("minimum" = 0))]
     pub clip_norm: f64,
 }
 
@@ -59,8 +70,10 @@ pub struct Optimizer {
 #[serde(deny_unknown_fields, default)]
 pub struct Schedule {
     /// Share of the stage spent warming up, in [0, 1).
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub warmup: f64,
     /// Learning rate at the end of the stage over the peak, in [0, 1].
+    #[schemars(extend("minimum" = 0, "maximum" = 1))]
     pub final_ratio: f64,
 }
 
@@ -86,9 +99,11 @@ pub struct Distillation {
     pub kind: DistillationKind,
     /// Weight of the distillation loss.
     #[serde(default = "lambda")]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1000))]
     pub lambda: f64,
     /// Temperature of the soft targets.
     #[serde(default = "temperature")]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1000))]
     pub temperature: f64,
 }
 

@@ -1,0 +1,210 @@
+//! What the schema cannot say: rules of names, and fields that must fit together.
+
+use crate::sections::Sections;
+use crate::{
+    Compress, Data, Grouping, GroupingPolicy, Init, Mode, Model, Problems, Publish, Resources,
+    Train, valid_name, valid_reference,
+};
+
+/// Adds the problems of the sections that could be read.
+pub(crate) fn check(sections: &Sections, problems: &mut Problems) {
+    if let Some(text) = &sections.name {
+        name("name", text, problems);
+    }
+    if let Some(part) = &sections.model {
+        model(part, problems);
+    }
+    if let Some(part) = &sections.data {
+        data(part, sections.model.as_ref(), problems);
+    }
+    if let Some(part) = &sections.compress {
+        compress(part, sections.model.as_ref(), problems);
+    }
+    if let Some(part) = &sections.train {
+        train(part, problems);
+    }
+    if let Some(part) = &sections.resources {
+        resources(part, problems);
+    }
+    if let Some(part) = &sections.publish {
+        publish(part, problems);
+    }
+}
+
+fn name(path: &str, name: &str, problems: &mut Problems) {
+    problems.require(valid_name(name), path, || {
+        format!(
+            "`{name}` is not a name: 1 to 63 of a-z, 0-9, -, _ and ., starting with a letter or digit"
+        )
+    });
+}
+
+fn reference(path: &str, reference: &str, problems: &mut Problems) {
+    problems.require(valid_reference(reference), path, || {
+        format!(
+            "`{reference}` is not a checkpoint reference: name:alias, or name@sha256: and 64 hexadecimal digits"
+        )
+    });
+}
+
+fn model(model: &Model, problems: &mut Problems) {
+    if let Err(more) = model.dims() {
+        problems.0.extend(more.0);
+    }
+    match &model.init {
+        Init::Scratch => {}
+        Init::Safetensors(path) => filled("model.init.safetensors", path, problems),
+        Init::Checkpoint(name) => reference("model.init.checkpoint", name, problems),
+    }
+}
+
+fn data(data: &Data, model: Option<&Model>, problems: &mut Problems) {
+    filled("data.train", &data.train, problems);
+    filled("data.validation", &data.validation, problems);
+    let channels = model
+        .and_then(|model| model.dims().ok())
+        .map(|dims| dims.channels as usize);
+    for (field, values) in [("mean", &data.mean), ("std", &data.std)] {
+        let given = values.len();
+        let fits = given == 1 || channels.map_or(given > 0, |channels| given == channels);
+        problems.require(fits, format!("data.{field}"), || match channels {
+            Some(channels) if channels > 1 => {
+                format!("{given} values are given: 1, or one per channel ({channels}), is needed")
+            }
+            _ => format!("{given} values are given: 1 is needed"),
+        });
+    }
+    let image_size = model
+        .and_then(|model| model.dims().ok())
+        .map(|dims| dims.image_size);
+    if let Some(size) = image_size {
+        let pad = data.augment.pad;
+        problems.require(pad < size, "data.augment.pad", || {
+            format!("{pad} is out of range: less than model.image_size = {size}")
+        });
+    }
+}
+
+fn compress(compress: &Compress, model: Option<&Model>, problems: &mut Problems) {
+    if let Some(share) = compress.static_target {
+        let target = compress.target;
+        problems.require(share >= target, "compress.static_target", || {
+            format!("{share} is less than compress.target = {target}: the part that stays in memory cannot be smaller than the part that runs")
+        });
+    }
+    stages(compress, problems);
+    let Compress {
+        grouping,
+        static_part,
+        ..
+    } = compress;
+    problems.require(!grouping.is_empty(), "compress.grouping", || {
+        "empty: at least one policy is needed".to_owned()
+    });
+    for (index, entry) in grouping.iter().enumerate() {
+        policy(
+            &format!("compress.grouping[{index}].policy"),
+            entry,
+            problems,
+        );
+    }
+    if let Some(dims) = model.and_then(|model| model.dims().ok()) {
+        let (candidates, most) = (static_part.neuron_candidates, dims.ffn / 8);
+        problems.require(
+            candidates <= most,
+            "compress.static.neuron_candidates",
+            || {
+                format!(
+                    "{candidates} multiples of 8 do not fit into {} neurons: at most {most}",
+                    dims.ffn
+                )
+            },
+        );
+    }
+}
+
+fn stages(compress: &Compress, problems: &mut Problems) {
+    let Compress {
+        search, tune, mode, ..
+    } = compress;
+    let stages = [
+        ("compress.search", search.epochs, search.steps),
+        ("compress.tune", tune.epochs, tune.steps),
+    ];
+    for (path, epochs, steps) in stages {
+        problems.require(epochs.is_none() || steps.is_none(), path, || {
+            "epochs and steps are both given: one of them is needed".to_owned()
+        });
+    }
+    let empty = |(_, epochs, steps): (&str, Option<f64>, Option<u64>)| {
+        epochs.unwrap_or(0.0) == 0.0 && steps.unwrap_or(0) == 0
+    };
+    let all_empty = stages.into_iter().all(empty);
+    problems.require(!all_empty, "compress", || {
+        "no stage has a length: give search or tune their epochs or steps".to_owned()
+    });
+    let prunes = matches!(mode, Mode::Unified | Mode::Static);
+    problems.require(all_empty || !prunes || !empty(stages[0]), "compress.search", || {
+        "without a length nothing is searched, so nothing can be pruned: give epochs or steps, or another compress.mode".to_owned()
+    });
+    let (warmup, ramp) = (search.warmup, search.ramp);
+    problems.require(warmup + ramp <= 1.0, "compress.search.ramp", || {
+        format!(
+            "{ramp} after a warmup of {warmup} goes beyond the end of the stage: at most {}",
+            1.0 - warmup
+        )
+    });
+}
+
+fn policy(path: &str, entry: &Grouping, problems: &mut Problems) {
+    match entry.policy {
+        GroupingPolicy::Random { lo, hi } => {
+            problems.require(lo <= hi, format!("{path}.random.hi"), || {
+                format!("{hi} is less than lo = {lo}")
+            });
+        }
+        GroupingPolicy::Recursive
+        | GroupingPolicy::RecursiveRandom
+        | GroupingPolicy::TreeLevel
+        | GroupingPolicy::Uniform(_)
+        | GroupingPolicy::Whole => {}
+    }
+}
+
+fn train(train: &Train, problems: &mut Problems) {
+    let Train {
+        global_batch,
+        micro_batch,
+        ..
+    } = *train;
+    problems.require(
+        global_batch.is_multiple_of(micro_batch),
+        "train.micro_batch",
+        || format!("{micro_batch} does not divide global_batch = {global_batch}"),
+    );
+    if let Some(distillation) = &train.distillation {
+        reference(
+            "train.distillation.teacher",
+            &distillation.teacher,
+            problems,
+        );
+    }
+}
+
+fn resources(resources: &Resources, problems: &mut Problems) {
+    let (min, max) = (resources.workers.min, resources.workers.max);
+    problems.require(min <= max, "resources.workers.max", || {
+        format!("{max} is less than min = {min}")
+    });
+}
+
+fn publish(publish: &Publish, problems: &mut Problems) {
+    name("publish.name", &publish.name, problems);
+    name("publish.alias", &publish.alias, problems);
+}
+
+fn filled(path: &str, text: &str, problems: &mut Problems) {
+    problems.require(!text.trim().is_empty(), path, || {
+        "empty: a path is needed".to_owned()
+    });
+}
