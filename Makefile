@@ -1,0 +1,30 @@
+# Each target is one line of set-up and one script or cargo command; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint docs reference clean-cache
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## fetch libtorch and Fashion-MNIST into .cache (once; about 600 MB)
+	@scripts/setup
+
+build: setup ## build the release binaries into target/release
+	cargo build --release --locked --workspace --bins
+
+demo: build ## train, compress, publish, pull and evaluate on Fashion-MNIST
+	@scripts/demo
+
+test: ## set up and run every check and test, as CI does
+	@scripts/test
+
+lint: setup ## check formatting, lints, and the dependencies' licences and sources
+	@scripts/lint
+
+docs: setup ## regenerate the generated pages of docs/
+	@scripts/docs
+
+reference: ## recompute the stored PyTorch reference values (installs PyTorch: 4.6 GB)
+	@scripts/reference
+
+clean-cache: ## remove .cache: everything that the set-up fetched
+	rm -rf .cache
