@@ -1,1 +1,8 @@
-//! espalier-worker
+//! The worker: an agent per node that talks to the coordinator, and a process per rank that trains.
+//!
+//! The agent is asynchronous and calls no libtorch; a rank is blocking and knows no gRPC. They
+//! speak the messages of [`ipc`] over a Unix socket.
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod ipc;
