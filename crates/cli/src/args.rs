@@ -1,0 +1,262 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Train vision transformers that are pruned once and gated per input.
+#[derive(Debug, Parser)]
+#[command(
+    name = "espalier",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Where the coordinator listens.
+    #[arg(
+        long,
+        global = true,
+        env = "ESPALIER_ENDPOINT",
+        default_value = "http://127.0.0.1:7878"
+    )]
+    pub endpoint: String,
+    /// How results are printed on stdout.
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a coordinator and workers on this machine, and keep them running until interrupted.
+    Up(UpArgs),
+    /// Submit jobs and see how they go.
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Look at checkpoints and fetch them.
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// Evaluate a checkpoint on its validation data, on this machine.
+    Eval(EvalArgs),
+    /// Look at the workers.
+    #[command(subcommand)]
+    Worker(WorkerCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Folder of all state: the store, the registry's blobs, the workers' scratch space.
+    #[arg(long, default_value = ".espalier")]
+    pub dir: PathBuf,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:7878")]
+    pub listen: std::net::SocketAddr,
+    /// Number of workers.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub workers: u32,
+    /// Ranks each worker can run at a time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub slots: u32,
+    /// Where the workers' tensors live.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub device: Device,
+}
+
+/// Where tensors live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// Processors.
+    Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+}
+
+/// `espalier job ...`
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// Submit a job file and print the job's id.
+    Submit(SubmitArgs),
+    /// List jobs, newest first.
+    List {
+        /// At most this many.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
+        limit: u32,
+    },
+    /// Show a job and why it is in its state.
+    Describe {
+        /// The job's id.
+        job: String,
+    },
+    /// Print the log lines of a job's ranks.
+    Logs {
+        /// The job's id.
+        job: String,
+        /// Wait for further lines until the job has ended.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Ask a job to stop.
+    Cancel {
+        /// The job's id.
+        job: String,
+        /// Why, shown to others.
+        #[arg(long, default_value = "cancelled by the user")]
+        reason: String,
+    },
+    /// Wait until a job has ended; exits with 5 unless it succeeded.
+    Wait {
+        /// The job's id.
+        job: String,
+        /// Give up after this long, such as 90s, 20m or 2h; exits with 3.
+        #[arg(long, value_parser = parse_duration)]
+        timeout: Option<Duration>,
+    },
+    /// Show a job's progress until it has ended; exits with 5 unless it succeeded.
+    Follow {
+        /// The job's id.
+        job: String,
+    },
+}
+
+/// Arguments of `job submit`.
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// The job file. Relative paths in it are relative to its folder.
+    #[arg(short, long)]
+    pub file: PathBuf,
+    /// Show the job's progress until it has ended; exits with 5 unless it succeeded.
+    #[arg(long)]
+    pub follow: bool,
+    /// Identity of this submit; repeating it gives the same job again.
+    #[arg(long)]
+    pub request_id: Option<String>,
+}
+
+/// `espalier checkpoint ...`
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// List checkpoints, newest first.
+    List {
+        /// Only this name.
+        name: Option<String>,
+        /// Also the checkpoints from which jobs go on.
+        #[arg(long)]
+        training: bool,
+        /// At most this many.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
+        limit: u32,
+    },
+    /// Show a checkpoint: its files, where it comes from and its report card.
+    Describe {
+        /// `name:alias`, `name@sha256:...` or `sha256:...`.
+        reference: String,
+    },
+    /// Fetch a checkpoint into a folder, verified; a transfer that was cut off goes on.
+    Pull {
+        /// `name:alias`, `name@sha256:...` or `sha256:...`.
+        reference: String,
+        /// The folder; made by this command.
+        dir: PathBuf,
+    },
+    /// Every move of an alias, newest first.
+    History {
+        /// `name:alias`.
+        reference: String,
+    },
+}
+
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// A checkpoint's folder, or its reference in the registry.
+    pub target: String,
+    /// Validation data, if it is not where it was in training.
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// How gates decide: every sample alone, or each batch together.
+    #[arg(long, value_enum, default_value_t = GateMode::PerSample)]
+    pub mode: GateMode,
+    /// Inference batch.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch: u32,
+}
+
+/// How gates decide at inference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GateMode {
+    /// Every sample alone.
+    PerSample,
+    /// One decision per batch.
+    Shared,
+}
+
+/// `espalier worker ...`
+#[derive(Debug, Subcommand)]
+pub enum WorkerCommand {
+    /// List the workers.
+    List,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let seconds = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        unit => return Err(format!("unknown unit {unit:?}: use s, m or h")),
+    };
+    let count: u64 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is not a duration such as 90s, 20m or 2h"))?;
+    Ok(Duration::from_secs(count.saturating_mul(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_take_a_unit() {
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("20m"), Ok(Duration::from_secs(1200)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+        assert!(parse_duration("2d").is_err());
+        assert!(parse_duration("soon").is_err());
+    }
+}
