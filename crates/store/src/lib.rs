@@ -1,1 +1,40 @@
-//! espalier-store
+//! The state of a deployment: a key-value store shaped like etcd.
+//!
+//! Every transaction that changes something gets the next [`Revision`]; compares on revisions make
+//! transactions conditional; watches resume from a revision; keys attached to a lease vanish with it.
+//! Reads are on [`Store`]. Writes are only on [`Leader`], which adds its fence to every transaction,
+//! so that a write by a leader that has been replaced cannot happen.
+//!
+//! [`Store::open`] keeps everything in one file (redb). An answer to a write is given after its fsync.
+#![forbid(unsafe_code)]
+
+mod backend;
+mod clock;
+mod embedded;
+mod error;
+mod leader;
+mod range;
+mod store;
+mod txn;
+mod watch;
+
+pub use clock::{Clock, ManualClock, MonotonicClock};
+pub use embedded::Options;
+pub use error::StoreError;
+pub use leader::Leader;
+pub use range::{Page, Range};
+pub use store::{LeaseId, Store};
+pub use txn::{Compare, Entry, Op, Outcome, Revision, Txn};
+pub use watch::{Change, Changes, Watch};
+
+/// Longest key, in bytes.
+pub const MAX_KEY: usize = 512;
+
+/// Largest value, in bytes.
+pub const MAX_VALUE: usize = 1 << 20;
+
+/// Most operations, and most compares, in a transaction.
+pub const MAX_OPS: usize = 1024;
+
+/// Most entries in a page.
+pub const MAX_PAGE: usize = 1000;

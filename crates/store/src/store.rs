@@ -1,0 +1,124 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::Backend;
+use crate::embedded::{Embedded, Options};
+use crate::leader::LEADER_KEY;
+use crate::txn::{validate_key, validate_prefix};
+use crate::{Entry, Leader, Op, Outcome, Page, Range, Revision, StoreError, Txn, Watch};
+
+/// Name of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub u64);
+
+/// A handle to the store, for reading and for leases. Clones share the store.
+#[derive(Clone)]
+pub struct Store(Arc<dyn Backend>);
+
+impl Store {
+    /// Opens the embedded store in this file, making it if it is not there. Leases found in it are
+    /// renewed in full.
+    ///
+    /// Must be called in a tokio runtime, which then runs the sweeper of expired leases.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another process has it open; [`StoreError::Open`].
+    pub async fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, StoreError> {
+        let embedded = Embedded::open(Some(path.as_ref().to_owned()), options).await?;
+        Ok(Self(Arc::new(embedded)))
+    }
+
+    /// The embedded store in memory, for tests of what is built on it.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`].
+    pub async fn in_memory(options: Options) -> Result<Self, StoreError> {
+        Ok(Self(Arc::new(Embedded::open(None, options).await?)))
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`], [`StoreError::Backend`], [`StoreError::Closed`].
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        validate_key(key)?;
+        self.0.get(key.to_owned()).await
+    }
+
+    /// A page of entries, all read at one revision.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        range.validate()?;
+        self.0.range(range).await
+    }
+
+    /// Changes under a prefix by transactions from revision `from` on (itself included). After
+    /// reading a page, pass `page.revision.next()`.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`]. That `from` is no longer kept is said by the first [`Watch::next`].
+    pub fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        validate_prefix(prefix)?;
+        Ok(self.0.watch(prefix.to_owned(), from))
+    }
+
+    /// Makes a lease that expires when it is not kept alive for `ttl`.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        if ttl.is_zero() {
+            return Err(StoreError::Invalid(
+                "a lease lasts longer than 0".to_owned(),
+            ));
+        }
+        self.0.grant(ttl).await
+    }
+
+    /// Renews a lease for its whole time.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseNotFound`] when it has expired, even if its keys are still to be removed.
+    pub async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.keep_alive(lease).await
+    }
+
+    /// Ends a lease and removes its keys.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseNotFound`].
+    pub async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.revoke(lease).await
+    }
+
+    /// Becomes the leader, at once: whoever led before can write no more.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub async fn campaign(&self, id: &str) -> Result<Leader, StoreError> {
+        let txn = Txn::new().then(Op::put(LEADER_KEY, id));
+        match self.0.commit(txn).await? {
+            Outcome::Committed(fence) => Ok(Leader::new(self.clone(), id.to_owned(), fence)),
+            Outcome::Conflict => Err(StoreError::NotLeader { holder: None }),
+        }
+    }
+
+    /// Finishes the writes taken, ends the threads and lets go of the file. Every later call, and
+    /// every waiting watch, gets [`StoreError::Closed`].
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.0
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
