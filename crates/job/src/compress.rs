@@ -64,7 +64,7 @@ pub struct Search {
 }
 
 /// The tune stage. [paper]
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tune {
     /// Length in epochs; exclusive with steps.
@@ -217,15 +217,6 @@ impl Default for Search {
             steps: None,
             warmup: 0.1,
             ramp: 0.4,
-        }
-    }
-}
-
-impl Default for Tune {
-    fn default() -> Self {
-        Self {
-            epochs: None,
-            steps: None,
         }
     }
 }
