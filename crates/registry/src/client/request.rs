@@ -1,0 +1,58 @@
+use espalier_proto::v1::StepCommit;
+
+use crate::{Digest, Kind, Lineage};
+
+/// How a pushed folder is published. Its `report.json`, if there is one, goes into the manifest.
+#[derive(Clone, Debug)]
+pub struct PublishRequest {
+    /// Name.
+    pub name: String,
+    /// What it is for.
+    pub kind: Kind,
+    /// Alias to move.
+    pub alias: Option<Alias>,
+    /// Where it comes from.
+    pub lineage: Lineage,
+    /// Steps that it makes durable, when a job's rank publishes.
+    pub commit: Option<StepCommit>,
+    /// Id of this publish, of at most 63 characters: repeats with the same id and content are answered
+    /// alike. One is made up when it is not set; set it to repeat a push after a restart.
+    pub request_id: Option<String>,
+}
+
+/// A move of an alias.
+#[derive(Clone, Debug)]
+pub struct Alias {
+    /// The alias.
+    pub name: String,
+    /// What it must be before.
+    pub expected: Expected,
+    /// Why, for its history.
+    pub reason: String,
+}
+
+/// What an alias must be before it is moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expected {
+    /// Whatever it is.
+    #[default]
+    Any,
+    /// Not there.
+    Absent,
+    /// This checkpoint.
+    Digest(Digest),
+}
+
+impl PublishRequest {
+    /// A publish without alias, lineage or commit.
+    pub fn new(name: impl Into<String>, kind: Kind) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            alias: None,
+            lineage: Lineage::default(),
+            commit: None,
+            request_id: None,
+        }
+    }
+}

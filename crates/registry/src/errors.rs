@@ -1,0 +1,228 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use espalier_store::StoreError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt as _};
+
+use crate::{Digest, ManifestError};
+
+/// Domain of the `ErrorInfo` in every error of the registry.
+pub const ERROR_DOMAIN: &str = "registry.espalier";
+
+/// Most missing blobs that an error names; it says how many more there are.
+const MAX_NAMED: usize = 20;
+
+/// Why the registry refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// A field of the request is wrong.
+    #[error("{field}: {problem}")]
+    Argument {
+        /// The field's path.
+        field: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// There is no such thing.
+    #[error("{what} `{name}` does not exist")]
+    NotFound {
+        /// Kind of thing.
+        what: &'static str,
+        /// Its name, as asked for.
+        name: String,
+    },
+    /// Data were sent for another place than where the upload stands.
+    #[error("offset: the upload of {digest} stands at {committed}, not {offset}")]
+    Offset {
+        /// The blob.
+        digest: Digest,
+        /// As sent.
+        offset: u64,
+        /// As it stands.
+        committed: u64,
+    },
+    /// Uploaded bytes are not the blob; the upload starts over.
+    #[error("uploaded bytes have digest {found}, not {digest}; upload it again from offset 0")]
+    Mismatch {
+        /// As declared.
+        digest: Digest,
+        /// Of what arrived.
+        found: Digest,
+    },
+    /// A stored blob is damaged.
+    #[error("stored blob {digest} is damaged: {problem}; restore it or push the checkpoint again")]
+    Damaged {
+        /// The blob.
+        digest: Digest,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Another client uploads the same blob right now.
+    #[error("blob {0} is being uploaded by another client; ask for its status and wait")]
+    Uploading(Digest),
+    /// A bound on work in flight is reached.
+    #[error("too many {what} at once: at most {limit}")]
+    Busy {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        limit: usize,
+    },
+    /// The disk is too full.
+    #[error(
+        "not enough space for {needed} bytes: {available} are available; free some on the registry's disk"
+    )]
+    NoSpace {
+        /// Bytes that were to be written, and the reserve.
+        needed: u64,
+        /// Bytes that can be.
+        available: u64,
+    },
+    /// The client stopped sending.
+    #[error("no data for {} s; query the status and go on from there", .0.as_secs())]
+    Stalled(Duration),
+    /// Blobs of a manifest were not uploaded.
+    #[error("{} of the manifest's blobs are missing", .0.len())]
+    MissingBlobs(Vec<Digest>),
+    /// The alias is not as expected.
+    #[error("alias `{alias}` of `{name}` is {}, not as expected", found.map_or("absent".to_owned(), |d| d.to_string()))]
+    AliasMoved {
+        /// Name.
+        name: String,
+        /// Alias.
+        alias: String,
+        /// What it is.
+        found: Option<Digest>,
+    },
+    /// Other writers were faster each time.
+    #[error("the state changed under each of {0} attempts; try again")]
+    Contention(u32),
+    /// The job refused to commit the steps.
+    #[error("{}", .0.message())]
+    Hook(Box<Status>),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record in the store cannot be read.
+    #[error("record `{key}` is damaged: {problem}")]
+    Record {
+        /// Its key.
+        key: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried, and with what.
+        action: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl RegistryError {
+    pub(crate) fn argument(field: impl Into<String>, problem: impl ToString) -> Self {
+        Self::Argument {
+            field: field.into(),
+            problem: problem.to_string(),
+        }
+    }
+
+    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+
+    /// (code, `ErrorInfo` reason, how long to wait before trying again).
+    fn class(&self) -> (Code, &'static str, Option<Duration>) {
+        let soon = Some(Duration::from_millis(500));
+        match self {
+            Self::Argument { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT", None),
+            Self::NotFound { .. } => (Code::NotFound, "NOT_FOUND", None),
+            Self::Offset { .. } => (Code::OutOfRange, "WRONG_OFFSET", None),
+            Self::Mismatch { .. } => (Code::DataLoss, "DIGEST_MISMATCH", None),
+            Self::Damaged { .. } => (Code::DataLoss, "BLOB_DAMAGED", None),
+            Self::Uploading(_) => (Code::Aborted, "UPLOAD_IN_PROGRESS", soon),
+            Self::Busy { .. } => (Code::ResourceExhausted, "TOO_MANY_STREAMS", soon),
+            Self::NoSpace { .. } => (Code::ResourceExhausted, "NO_SPACE", None),
+            Self::Stalled(_) => (Code::DeadlineExceeded, "STALLED", None),
+            Self::MissingBlobs(_) => (Code::FailedPrecondition, "MISSING_BLOBS", None),
+            Self::AliasMoved { .. } => (Code::Aborted, "ALIAS_MOVED", None),
+            Self::Contention(_) => (Code::Unavailable, "CONTENTION", soon),
+            Self::Store(StoreError::NotLeader { .. }) => (Code::Unavailable, "NOT_LEADER", soon),
+            Self::Store(StoreError::Closed) => (Code::Unavailable, "CLOSED", soon),
+            Self::Store(StoreError::Invalid(_)) => {
+                (Code::InvalidArgument, "INVALID_ARGUMENT", None)
+            }
+            Self::Hook(status) => (status.code(), "JOB_REFUSED", None),
+            Self::Store(_) | Self::Record { .. } | Self::Io { .. } => {
+                (Code::Internal, "INTERNAL", None)
+            }
+        }
+    }
+}
+
+impl From<ManifestError> for RegistryError {
+    fn from(error: ManifestError) -> Self {
+        match error {
+            ManifestError::Field { field, problem } => {
+                Self::argument(format!("manifest.{field}"), problem)
+            }
+            error => Self::argument("manifest", error),
+        }
+    }
+}
+
+impl From<RegistryError> for Status {
+    fn from(error: RegistryError) -> Self {
+        let error = match error {
+            // The job's own words and details.
+            RegistryError::Hook(status) => return *status,
+            error => error,
+        };
+        let (code, reason, retry) = error.class();
+        if code == Code::Internal {
+            tracing::error!(%error, "request failed");
+        }
+        let mut metadata = HashMap::new();
+        let mut details = ErrorDetails::new();
+        match &error {
+            RegistryError::Argument { field, problem } => {
+                details.add_bad_request_violation(field, problem);
+            }
+            RegistryError::Damaged { digest, .. }
+            | RegistryError::Mismatch { digest, .. }
+            | RegistryError::Uploading(digest) => {
+                metadata.insert("digest".to_owned(), digest.to_string());
+            }
+            RegistryError::Offset { committed, .. } => {
+                metadata.insert("committed_size".to_owned(), committed.to_string());
+            }
+            RegistryError::AliasMoved { found, .. } => {
+                let found = found.map(|d| d.to_string()).unwrap_or_default();
+                metadata.insert("alias_digest".to_owned(), found);
+            }
+            RegistryError::MissingBlobs(missing) => {
+                details.set_precondition_failure(violations(missing));
+            }
+            _ => {}
+        }
+        details.set_error_info(reason, ERROR_DOMAIN, metadata);
+        if let Some(delay) = retry {
+            details.set_retry_info(Some(delay));
+        }
+        Self::with_error_details(code, error.to_string(), details)
+    }
+}
+
+fn violations(missing: &[Digest]) -> Vec<PreconditionViolation> {
+    let more = missing.len().saturating_sub(MAX_NAMED);
+    let named = missing.iter().take(MAX_NAMED).map(|digest| {
+        PreconditionViolation::new("MISSING_BLOB", digest.to_string(), "upload it first")
+    });
+    let rest = (more > 0)
+        .then(|| PreconditionViolation::new("MISSING_BLOB", "", format!("and {more} more")));
+    named.chain(rest).collect()
+}
