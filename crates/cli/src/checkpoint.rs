@@ -14,7 +14,7 @@ use crate::exit::Failure;
 use crate::output::{Listing, bytes, short, time};
 use crate::{connect, output, report};
 
-pub async fn run(global: &Global, command: CheckpointCommand) -> Result<(), Failure> {
+pub(crate) async fn run(global: &Global, command: CheckpointCommand) -> Result<(), Failure> {
     match command {
         CheckpointCommand::List {
             name,
@@ -148,7 +148,7 @@ fn sheet(checkpoint: &Checkpoint, manifest: &Value) -> String {
 }
 
 /// Pulls `reference` into `dir` with a progress bar; returns the checkpoint's digest.
-pub async fn fetch(global: &Global, reference: &str, dir: &Path) -> Result<String, Failure> {
+pub(crate) async fn fetch(global: &Global, reference: &str, dir: &Path) -> Result<String, Failure> {
     let bar = indicatif::ProgressBar::new(0).with_style(
         indicatif::ProgressStyle::with_template(
             "{bar:24} {decimal_bytes}/{decimal_total_bytes} {msg}",

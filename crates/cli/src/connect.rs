@@ -13,13 +13,13 @@ use tonic::transport::{Channel, Endpoint};
 use crate::exit::Failure;
 
 /// Deadline of a call that answers once.
-pub const UNARY_DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const UNARY_DEADLINE: Duration = Duration::from_secs(15);
 
 /// A channel to the coordinator, open.
 ///
 /// # Errors
 /// When the endpoint is no URL, or nobody listens there.
-pub async fn channel(endpoint: &str) -> Result<Channel, Failure> {
+pub(crate) async fn channel(endpoint: &str) -> Result<Channel, Failure> {
     let address = Endpoint::from_shared(endpoint.to_owned())
         .map_err(|e| Failure::Usage(format!("--endpoint {endpoint:?}: {e}")))?
         .connect_timeout(Duration::from_secs(3))
@@ -32,22 +32,22 @@ pub async fn channel(endpoint: &str) -> Result<Channel, Failure> {
 }
 
 /// Client of the job service.
-pub async fn jobs(endpoint: &str) -> Result<JobServiceClient<Channel>, Failure> {
+pub(crate) async fn jobs(endpoint: &str) -> Result<JobServiceClient<Channel>, Failure> {
     Ok(JobServiceClient::new(channel(endpoint).await?).max_decoding_message_size(MAX_MESSAGE))
 }
 
 /// Client of the worker service.
-pub async fn workers(endpoint: &str) -> Result<WorkerServiceClient<Channel>, Failure> {
+pub(crate) async fn workers(endpoint: &str) -> Result<WorkerServiceClient<Channel>, Failure> {
     Ok(WorkerServiceClient::new(channel(endpoint).await?).max_decoding_message_size(MAX_MESSAGE))
 }
 
 /// Client of the registry service.
-pub async fn registry(endpoint: &str) -> Result<RegistryServiceClient<Channel>, Failure> {
+pub(crate) async fn registry(endpoint: &str) -> Result<RegistryServiceClient<Channel>, Failure> {
     Ok(RegistryServiceClient::new(channel(endpoint).await?).max_decoding_message_size(MAX_MESSAGE))
 }
 
 /// A request that must be answered within [`UNARY_DEADLINE`].
-pub fn unary<T>(message: T) -> Request<T> {
+pub(crate) fn unary<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(UNARY_DEADLINE);
     request

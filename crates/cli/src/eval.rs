@@ -11,7 +11,7 @@ use crate::args::{EvalArgs, GateMode, Global, Output};
 use crate::exit::Failure;
 use crate::{checkpoint, output, siblings};
 
-pub async fn run(global: &Global, args: EvalArgs) -> Result<(), Failure> {
+pub(crate) async fn run(global: &Global, args: EvalArgs) -> Result<(), Failure> {
     let worker = siblings::find("espalier-worker")?;
     let fetched = tempfile::tempdir().context("making a temporary folder")?;
     let dir = if Path::new(&args.target).is_dir() {

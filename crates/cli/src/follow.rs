@@ -15,7 +15,7 @@ use crate::progress::Progress;
 
 /// What to show on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Show {
+pub(crate) enum Show {
     /// A progress bar, and a line for each event.
     Progress,
     /// Nothing.
@@ -23,8 +23,8 @@ pub enum Show {
 }
 
 /// How long a lost coordinator is waited for before giving up.
-#[derive(Debug)]
-pub struct Patience {
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
     failures: u32,
 }
 
@@ -37,7 +37,7 @@ impl Patience {
     ///
     /// # Errors
     /// `failure` itself, when another try cannot help or too many failed in a row.
-    pub async fn wait_or(&mut self, failure: Failure) -> Result<(), Failure> {
+    pub(crate) async fn wait_or(&mut self, failure: Failure) -> Result<(), Failure> {
         let lost = match &failure {
             Failure::Rpc { status, .. } => matches!(
                 status.code(),
@@ -55,17 +55,11 @@ impl Patience {
     }
 }
 
-impl Default for Patience {
-    fn default() -> Self {
-        Self { failures: 0 }
-    }
-}
-
 /// Returns when the job has succeeded.
 ///
 /// # Errors
 /// [`Failure::JobNotSuccessful`] when it ended otherwise; [`Failure::Rpc`] when there is no such job.
-pub async fn until_end(endpoint: &str, job_id: &str, show: Show) -> Result<(), Failure> {
+pub(crate) async fn until_end(endpoint: &str, job_id: &str, show: Show) -> Result<(), Failure> {
     let mut progress = (show == Show::Progress).then(Progress::new);
     let mut cursor = 0;
     let mut patience = Patience::default();

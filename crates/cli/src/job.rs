@@ -13,7 +13,7 @@ use crate::exit::Failure;
 use crate::follow::{self, Show};
 use crate::output::{self, Listing, time};
 
-pub async fn run(global: &Global, command: JobCommand) -> Result<(), Failure> {
+pub(crate) async fn run(global: &Global, command: JobCommand) -> Result<(), Failure> {
     match command {
         JobCommand::Submit(args) => submit::run(global, args).await,
         JobCommand::List { limit } => list(global, limit).await,
@@ -85,7 +85,7 @@ async fn cancel(global: &Global, job_id: String, reason: String) -> Result<(), F
 }
 
 /// The state's name without its prefix: `RUNNING`.
-pub fn state_name(state: JobState) -> &'static str {
+pub(crate) fn state_name(state: JobState) -> &'static str {
     state.as_str_name().trim_start_matches("JOB_STATE_")
 }
 

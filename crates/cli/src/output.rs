@@ -9,7 +9,7 @@ use crate::args::Output;
 use crate::exit::Failure;
 
 /// Something that can be printed either way.
-pub struct Listing {
+pub(crate) struct Listing {
     /// Column titles.
     pub header: Vec<&'static str>,
     /// One row per item.
@@ -23,7 +23,7 @@ impl Listing {
     ///
     /// # Errors
     /// When stdout cannot be written; a reader that closed its end is no error.
-    pub fn print(&self, output: Output) -> Result<(), Failure> {
+    pub(crate) fn print(&self, output: Output) -> Result<(), Failure> {
         match output {
             Output::Json => json(&self.json),
             Output::Table => text(&table(&self.header, &self.rows)),
@@ -32,7 +32,7 @@ impl Listing {
 }
 
 /// A table without borders, one line per row.
-pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
@@ -47,12 +47,12 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// Prints indented JSON.
-pub fn json(value: &Value) -> Result<(), Failure> {
+pub(crate) fn json(value: &Value) -> Result<(), Failure> {
     text(&format!("{value:#}"))
 }
 
 /// Prints a text and a line's end.
-pub fn text(text: &str) -> Result<(), Failure> {
+pub(crate) fn text(text: &str) -> Result<(), Failure> {
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|e| anyhow::Error::new(e).context("writing to stdout").into()),
@@ -60,7 +60,7 @@ pub fn text(text: &str) -> Result<(), Failure> {
 }
 
 /// A time stamp as UTC, to the second: 2026-11-24 17:09:31.
-pub fn time(stamp: Option<&prost_types::Timestamp>) -> String {
+pub(crate) fn time(stamp: Option<&prost_types::Timestamp>) -> String {
     stamp.map_or_else(String::new, |t| {
         let text = prost_types::Timestamp { nanos: 0, ..*t }.to_string();
         text.trim_end_matches('Z').replace('T', " ")
@@ -68,11 +68,11 @@ pub fn time(stamp: Option<&prost_types::Timestamp>) -> String {
 }
 
 /// Bytes as people read them: 1.4 MB.
-pub fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     indicatif::DecimalBytes(count).to_string()
 }
 
 /// The end of a digest's job: `sha256:` and its first 12 digits.
-pub fn short(digest: &str) -> String {
+pub(crate) fn short(digest: &str) -> String {
     digest.chars().take("sha256:".len() + 12).collect()
 }

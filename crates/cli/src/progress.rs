@@ -12,7 +12,7 @@ use crate::job::state_name;
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Shows the feed of one job.
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     terminal: bool,
     last_line: Option<Instant>,
@@ -21,7 +21,7 @@ pub struct Progress {
 
 impl Progress {
     /// Nothing is shown until the first metrics.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal {
             ProgressDrawTarget::stderr()
@@ -40,7 +40,7 @@ impl Progress {
     }
 
     /// A line that stays.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         if self.terminal {
             self.bar.println(text);
         } else {
@@ -49,14 +49,14 @@ impl Progress {
     }
 
     /// Shows an event.
-    pub fn event(&mut self, event: &JobEvent) {
+    pub(crate) fn event(&mut self, event: &JobEvent) {
         if let Some(text) = describe(event) {
             self.note(&text);
         }
     }
 
     /// Shows a step.
-    pub fn metrics(&mut self, metrics: &StepMetrics) {
+    pub(crate) fn metrics(&mut self, metrics: &StepMetrics) {
         self.eval_accuracy = metrics.eval_accuracy.or(self.eval_accuracy);
         self.bar.set_length(metrics.total_steps);
         self.bar.set_position(metrics.step);
@@ -71,7 +71,7 @@ impl Progress {
     }
 
     /// Leaves the last state of the bar.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         self.bar.abandon();
     }
 }

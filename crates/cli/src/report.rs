@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::output;
 
 /// The card, a line per figure. Figures that a checkpoint lacks are left out.
-pub fn card(report: &Value) -> String {
+pub(crate) fn card(report: &Value) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut row = |name: &str, value: Option<String>| {
         if let Some(value) = value {

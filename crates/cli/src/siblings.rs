@@ -10,7 +10,7 @@ use crate::exit::Failure;
 ///
 /// # Errors
 /// When there is no such file.
-pub fn find(name: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn find(name: &str) -> Result<PathBuf, Failure> {
     let own = std::env::current_exe().context("finding this program's own path")?;
     let path = own.with_file_name(name);
     if path.is_file() {

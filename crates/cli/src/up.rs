@@ -18,7 +18,7 @@ use child::Program;
 /// Time for the coordinator to listen and for the workers to register.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-pub async fn run(args: UpArgs) -> Result<(), Failure> {
+pub(crate) async fn run(args: UpArgs) -> Result<(), Failure> {
     std::fs::create_dir_all(&args.dir)
         .with_context(|| format!("making the folder {}", args.dir.display()))?;
     let dir = std::path::absolute(&args.dir)

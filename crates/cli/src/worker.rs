@@ -8,7 +8,7 @@ use crate::connect;
 use crate::exit::Failure;
 use crate::output::{Listing, time};
 
-pub async fn list(global: &Global) -> Result<(), Failure> {
+pub(crate) async fn list(global: &Global) -> Result<(), Failure> {
     let workers = connect::workers(&global.endpoint)
         .await?
         .list_workers(connect::unary(ListWorkersRequest {}))

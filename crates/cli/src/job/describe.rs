@@ -8,7 +8,7 @@ use crate::exit::Failure;
 use crate::output::time;
 use crate::{connect, output};
 
-pub async fn run(global: &Global, job_id: String) -> Result<(), Failure> {
+pub(super) async fn run(global: &Global, job_id: String) -> Result<(), Failure> {
     let operation = format!("looking up job {job_id}");
     let job = connect::jobs(&global.endpoint)
         .await?

@@ -8,7 +8,7 @@ use crate::exit::Failure;
 use crate::follow::Patience;
 use crate::{connect, output};
 
-pub async fn run(global: &Global, job_id: String, follow: bool) -> Result<(), Failure> {
+pub(super) async fn run(global: &Global, job_id: String, follow: bool) -> Result<(), Failure> {
     let mut after_cursor = 0;
     let mut patience = Patience::default();
     loop {

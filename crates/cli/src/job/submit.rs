@@ -13,7 +13,7 @@ use crate::exit::Failure;
 use crate::follow::{self, Show};
 use crate::{connect, output};
 
-pub async fn run(global: &Global, args: SubmitArgs) -> Result<(), Failure> {
+pub(super) async fn run(global: &Global, args: SubmitArgs) -> Result<(), Failure> {
     let request = SubmitJobRequest {
         request_id: args
             .request_id

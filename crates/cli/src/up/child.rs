@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(8);
 
 /// What to start.
-pub struct Program {
+pub(super) struct Program {
     /// Name for messages.
     pub name: String,
     /// The executable.
@@ -30,7 +30,7 @@ pub struct Program {
 }
 
 /// Keeps `program` running until `stop` is cancelled, then ends it. Returns why it runs no more.
-pub async fn keep_running(program: Program, stop: CancellationToken) -> anyhow::Error {
+pub(super) async fn keep_running(program: Program, stop: CancellationToken) -> anyhow::Error {
     let mut failed_starts = 0;
     loop {
         let started = Instant::now();
