@@ -177,14 +177,14 @@ pub enum GroupingPolicy {
     /// Each step one level of the halving tree: all groups of size B, or B/2, .., or 1.
     TreeLevel,
     /// All groups of this size; the last may be smaller.
-    Uniform(#[schemars(range(min = 1))] u32),
+    Uniform(#[schemars(range(min = 1, max = 65536))] u32),
     /// Sizes drawn uniformly in this range, both ends included.
     Random {
         /// Smallest size.
-        #[schemars(range(min = 1))]
+        #[schemars(range(min = 1, max = 65536))]
         lo: u32,
         /// Largest size.
-        #[schemars(range(min = 1))]
+        #[schemars(range(min = 1, max = 65536))]
         hi: u32,
     },
     /// One group: no augmentation.

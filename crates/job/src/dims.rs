@@ -81,6 +81,7 @@ impl Dims {
         let Self {
             image_size,
             patch_size,
+            channels,
             width,
             heads,
             ffn,
@@ -88,6 +89,9 @@ impl Dims {
         } = self;
         problems.require(multiple(image_size, patch_size), "model.patch_size", || {
             format!("{patch_size} does not divide image_size = {image_size}")
+        });
+        problems.require(matches!(channels, 1 | 3), "model.channels", || {
+            format!("{channels} is out of range: 1 for grey or 3 for colour")
         });
         problems.require(multiple(width, heads), "model.width", || {
             format!("{width} is not a multiple of heads = {heads}")

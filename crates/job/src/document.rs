@@ -28,7 +28,7 @@ impl Job {
             return Err(syntax(text, &errors));
         }
         let mut checked = Checker::new(&SCHEMA).check(&document);
-        let sections = Sections::read(text, &mut checked.problems);
+        let sections = Sections::read(document.get_ref(), &mut checked.problems);
         rules::check(&sections, &mut checked.problems);
         let problems = in_order(text, checked);
         match sections.into_job() {
@@ -52,7 +52,10 @@ fn syntax(text: &str, errors: &[toml::de::Error]) -> Problems {
         line: error.span().map(|span| line(text, span.start)),
         message: format!("not valid TOML: {}", error.message().replace('\n', ", ")),
     };
-    Problems(errors.iter().map(problem).collect())
+    let mut problems: Vec<Problem> = errors.iter().map(problem).collect();
+    // What follows the first error of a line is mostly its echo.
+    problems.dedup_by_key(|problem| problem.line);
+    Problems(problems)
 }
 
 /// The problems with their lines, or those of the tables they are in, from the first line to the last.

@@ -13,11 +13,14 @@ mod names;
 mod paths;
 mod problem;
 mod publish;
+mod reference;
 mod resources;
 mod rules;
 mod schema;
 mod sections;
 mod stages;
+#[cfg(test)]
+mod tests;
 mod train;
 
 pub use compress::{
@@ -29,6 +32,7 @@ pub use model::{Init, Model, Preset};
 pub use names::{valid_name, valid_reference};
 pub use problem::{Problem, Problems};
 pub use publish::Publish;
+pub use reference::reference;
 pub use resources::{Device, RanksPerWorker, Resources, Workers};
 pub use schema::schema;
 pub use train::{Distillation, DistillationKind, Optimizer, ReduceDtype, Schedule, Train};

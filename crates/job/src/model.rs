@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// Fills in width, depth, heads, ffn, patch_size and image_size. Fields given beside it win.
+    /// Fills in all dimensions but classes; fields given beside it win. Without it all are needed.
     #[serde(default)]
     pub preset: Option<Preset>,
     /// Side of the square input image, in pixels.
@@ -48,11 +48,11 @@ pub struct Model {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// DeiT-Ti: D 192, L 12, H 3, n 768, patch 16, image 224.
+    /// DeiT-Ti: D 192, L 12, H 3, n 768, patch 16, image 224, 3 channels.
     DeitTiny,
-    /// DeiT-S: D 384, L 12, H 6, n 1536, patch 16, image 224.
+    /// DeiT-S: D 384, L 12, H 6, n 1536, patch 16, image 224, 3 channels.
     DeitSmall,
-    /// DeiT-B: D 768, L 12, H 12, n 3072, patch 16, image 224.
+    /// DeiT-B: D 768, L 12, H 12, n 3072, patch 16, image 224, 3 channels.
     DeitBase,
 }
 

@@ -150,8 +150,7 @@ fn stages(compress: &Compress, problems: &mut Problems) {
     let (warmup, ramp) = (search.warmup, search.ramp);
     problems.require(warmup + ramp <= 1.0, "compress.search.ramp", || {
         format!(
-            "{ramp} after a warmup of {warmup} goes beyond the end of the stage: at most {}",
-            1.0 - warmup
+            "{ramp} after a warmup of {warmup} goes beyond the end of the stage: at most 1 together"
         )
     });
 }

@@ -3,8 +3,11 @@
 mod check;
 mod range;
 mod suggest;
+mod walk;
 
 pub(crate) use check::{Checked, Checker};
+pub(crate) use range::Range;
+pub(crate) use walk::{kind, target};
 
 use schemars::Schema;
 

@@ -1,5 +1,6 @@
 use serde::de::DeserializeOwned;
-use toml::{Table, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::{Compress, Data, Job, Model, Problems, Publish, Resources, Train};
 
@@ -16,16 +17,15 @@ pub(crate) struct Sections {
 
 impl Sections {
     /// Reads every section of which `problems` has none.
-    pub(crate) fn read(text: &str, problems: &mut Problems) -> Self {
-        let table: Table = toml::from_str(text).unwrap_or_default();
+    pub(crate) fn read(table: &DeTable<'_>, problems: &mut Problems) -> Self {
         Self {
-            name: section(&table, "name", problems),
-            model: section(&table, "model", problems),
-            data: section(&table, "data", problems),
-            compress: section(&table, "compress", problems),
-            train: section(&table, "train", problems),
-            resources: section(&table, "resources", problems),
-            publish: section(&table, "publish", problems),
+            name: section(table, "name", problems),
+            model: section(table, "model", problems),
+            data: section(table, "data", problems),
+            compress: section(table, "compress", problems),
+            train: section(table, "train", problems),
+            resources: section(table, "resources", problems),
+            publish: section(table, "publish", problems),
         }
     }
 
@@ -43,7 +43,11 @@ impl Sections {
     }
 }
 
-fn section<T: DeserializeOwned>(table: &Table, name: &str, problems: &mut Problems) -> Option<T> {
+fn section<T: DeserializeOwned>(
+    table: &DeTable<'_>,
+    name: &str,
+    problems: &mut Problems,
+) -> Option<T> {
     let inside = |path: &str| {
         path.strip_prefix(name)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
@@ -51,11 +55,9 @@ fn section<T: DeserializeOwned>(table: &Table, name: &str, problems: &mut Proble
     if problems.0.iter().any(|problem| inside(&problem.path)) {
         return None;
     }
-    let value = table
-        .get(name)
-        .cloned()
-        .unwrap_or_else(|| Value::Table(Table::new()));
-    match value.try_into() {
+    let empty = || Spanned::new(0..0, DeValue::Table(DeTable::new()));
+    let value = table.get(name).cloned().unwrap_or_else(empty);
+    match T::deserialize(ValueDeserializer::from(value)) {
         Ok(section) => Some(section),
         Err(error) => {
             problems.add(name, error.message().replace('\n', ", "));

@@ -6,6 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::range::Range;
 use super::suggest::{list, suggestion};
+use super::walk::{kind, target};
 use crate::Problems;
 
 /// What the walk over a document found.
@@ -41,8 +42,8 @@ impl<'s> Checker<'s> {
             .entry(path.to_owned())
             .or_insert(value.span().start);
         // A bound may stand beside a reference as well as behind it.
-        let bounds = [Range::of(schema), Range::of(self.target(schema))];
-        let schema = self.target(schema);
+        let bounds = [Range::of(schema), Range::of(target(self.root, schema))];
+        let schema = target(self.root, schema);
         if let Some(variants) = schema.get("oneOf").and_then(Value::as_array) {
             return self.variant(variants, value.get_ref(), path);
         }
@@ -173,34 +174,6 @@ impl<'s> Checker<'s> {
 
     fn problem(&mut self, path: &str, message: String) {
         self.found.problems.add(path, message);
-    }
-
-    /// The schema behind references and optional values.
-    fn target(&self, schema: &'s Value) -> &'s Value {
-        let inner = schema
-            .get("$ref")
-            .and_then(Value::as_str)
-            .and_then(|reference| self.root.pointer(reference.trim_start_matches('#')))
-            .or_else(|| {
-                let options = schema.get("anyOf")?.as_array()?;
-                options.iter().find(|option| option["type"] != "null")
-            });
-        match inner {
-            Some(inner) => self.target(inner),
-            None => schema,
-        }
-    }
-}
-
-/// The JSON type a schema asks for, null apart.
-fn kind(schema: &Value) -> &str {
-    match &schema["type"] {
-        Value::Array(kinds) => kinds
-            .iter()
-            .filter_map(Value::as_str)
-            .find(|kind| *kind != "null")
-            .unwrap_or_default(),
-        kind => kind.as_str().unwrap_or_default(),
     }
 }
 

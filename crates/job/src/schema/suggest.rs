@@ -1,5 +1,5 @@
 /// How much two names must look alike for one to be offered for the other.
-const ALIKE: f64 = 0.75;
+const ALIKE: f64 = 0.8;
 
 /// What to say of `found` when it is none of `known`: the closest one, or all of them.
 pub(super) fn suggestion<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> String {
