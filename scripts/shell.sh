@@ -1,9 +1,11 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: strict mode, where things are, messages, and the set-up's lock.
 set -euo pipefail
 
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$scripts")
 cache=$root/.cache
+# shellcheck disable=SC2034  # for the scripts that source this
 python=${PYTHON:-python3}
 
 say() {
