@@ -1,1 +1,70 @@
-//! espalier-vit
+//! One vision transformer, pruned once and gated per input.
+//!
+//! The method is that of "USDC: Unified Static and Dynamic Compression for Visual Transformer"
+//! ([paper], arXiv 2310.11117). Doc comments mark what is stated there as [paper], what is
+//! reconstructed from what is published as [inferred], and what is our own as [ours].
+//!
+//! Names of tensors end in their shape:
+//!
+//! | letter | meaning |
+//! |---|---|
+//! | `B` | samples of a batch or micro-batch |
+//! | `S` | samples of the batch that run a module |
+//! | `G` | groups that gate together |
+//! | `C` | channels of the image; `side` by `side` pixels are written `HW` after it |
+//! | `N` | tokens, the CLS token included |
+//! | `D` | embedding width |
+//! | `L` | blocks |
+//! | `M` | modules, 2L: MHSA of block 0, FFN of block 0, MHSA of block 1, .. |
+//! | `H`, `h`, `d` | attention heads, heads that stay, width of a head |
+//! | `n` | FFN neurons |
+//! | `K` | classes, or candidates of a static choice |
+//!
+//! This crate knows no collective and no optimiser: it computes what a step needs on one device.
+#![forbid(unsafe_code)]
+#![allow(
+    non_snake_case,
+    reason = "shapes are written in the letters of the legend"
+)]
+
+mod attention;
+mod block;
+mod choice;
+mod config;
+mod cost;
+mod dims;
+mod ffn;
+mod gate;
+mod grouping;
+mod groups;
+mod init;
+mod layers;
+mod loss;
+mod masks;
+mod param;
+mod patch_embed;
+mod ranking;
+mod resource;
+mod routing;
+mod search;
+mod slice;
+mod vit;
+mod weights;
+
+pub use choice::{Candidate, Choice, Probabilities};
+pub use config::{BlockStructure, Config, ConfigError, GateConfig, Structure};
+pub use cost::{Cost, Sizes};
+pub use dims::Dims;
+pub use gate::noise as gate_noise;
+pub use grouping::{Plan, plan};
+pub use groups::Groups;
+pub use loss::{cross_entropy_sum, distillation_sum};
+pub use masks::Masks;
+pub use param::{Param, ParamKind};
+pub use ranking::Ranking;
+pub use resource::{Budget, Resource, global_mean_M, resource_loss};
+pub use routing::Routing;
+pub use search::Search;
+pub use slice::{SliceError, slice, slice_tensors};
+pub use vit::{Output, Vit};
+pub use weights::{Mismatch, Tensors, WeightsError, copy_into, load_tensors, save_tensors};

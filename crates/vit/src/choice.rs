@@ -1,0 +1,182 @@
+use std::ops::RangeInclusive;
+
+use crate::{BlockStructure, Cost, Structure};
+
+/// What the search says about the sizes of every module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probabilities {
+    /// For each of the M modules its candidates, by rising size.
+    pub modules: Vec<Vec<Candidate>>,
+}
+
+/// A size a module may have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// Heads or neurons; 0 drops the module.
+    pub size: i64,
+    /// Log-probability that the module stays (or goes), plus that of the size over the likeliest size.
+    pub score: f64,
+}
+
+/// A chosen structure and why it was chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// The structure.
+    pub structure: Structure,
+    /// Its MACs with every gate open, over those of the dense model.
+    pub static_ratio: f64,
+    /// Whether `static_ratio` is within the budget.
+    pub within_budget: bool,
+    /// For people: where arg max was, what was changed, and where that leads.
+    pub reason: String,
+}
+
+impl Probabilities {
+    /// The likeliest size of each module. [paper]
+    pub fn arg_max(&self) -> Structure {
+        self.structure(&self.likeliest())
+    }
+
+    /// The arg max, moved into `budget` with as little loss of log-probability as it takes: modules
+    /// shrink while MACs are above it, then grow while they are below. [ours]
+    ///
+    /// Each move is the one that loses least for each MAC that brings the budget nearer. Growing never
+    /// leaves the budget again, so it can end below it when candidates are coarse; `within_budget` says so.
+    pub fn within(&self, cost: &Cost, budget: RangeInclusive<f64>) -> Choice {
+        let dense = cost.dense();
+        let arg_max = self.likeliest();
+        let macs = |chosen: &[usize]| cost.static_macs(&self.structure(chosen));
+        let (least, most) = (budget.start() * dense, budget.end() * dense);
+
+        let mut chosen = arg_max.clone();
+        while macs(&chosen) > most {
+            let now = macs(&chosen);
+            let shrinks = |after: f64| (after < now).then(|| (now - after).min(now - most));
+            let Some(smaller) = self.best_move(&chosen, macs, shrinks) else {
+                break;
+            };
+            chosen = smaller;
+        }
+        while macs(&chosen) < least {
+            let now = macs(&chosen);
+            let grows =
+                |after: f64| (after > now && after <= most).then(|| (after - now).min(least - now));
+            let Some(larger) = self.best_move(&chosen, macs, grows) else {
+                break;
+            };
+            chosen = larger;
+        }
+
+        let static_ratio = macs(&chosen) / dense;
+        Choice {
+            structure: self.structure(&chosen),
+            static_ratio,
+            within_budget: budget.contains(&static_ratio),
+            reason: self.reason(
+                &arg_max,
+                &chosen,
+                macs(&arg_max) / dense,
+                static_ratio,
+                &budget,
+            ),
+        }
+    }
+
+    /// The choice after the change of one module that loses the least score for what it is worth;
+    /// of equals the first. `worth` takes the MACs after the change; `None` rules the change out.
+    fn best_move(
+        &self,
+        chosen: &[usize],
+        macs: impl Fn(&[usize]) -> f64,
+        worth: impl Fn(f64) -> Option<f64>,
+    ) -> Option<Vec<usize>> {
+        let mut best: Option<(f64, Vec<usize>)> = None;
+        for (m, candidates) in self.modules.iter().enumerate() {
+            for (k, candidate) in candidates.iter().enumerate() {
+                if k == chosen[m] || candidate.score == f64::NEG_INFINITY {
+                    continue;
+                }
+                let mut after = chosen.to_vec();
+                after[m] = k;
+                let Some(worth) = worth(macs(&after)) else {
+                    continue;
+                };
+                let loss = (candidates[chosen[m]].score - candidate.score) / worth;
+                if best.as_ref().is_none_or(|(least, _)| loss < *least) {
+                    best = Some((loss, after));
+                }
+            }
+        }
+        best.map(|(_, after)| after)
+    }
+
+    /// Index of each module's likeliest candidate; of equals the largest.
+    fn likeliest(&self) -> Vec<usize> {
+        let modules = self.modules.iter();
+        modules
+            .map(|candidates| {
+                let scores = candidates.iter().enumerate();
+                scores
+                    .max_by(|(_, a), (_, b)| a.score.total_cmp(&b.score))
+                    .map_or(0, |(k, _)| k)
+            })
+            .collect()
+    }
+
+    fn structure(&self, chosen: &[usize]) -> Structure {
+        let sizes: Vec<i64> = self.sizes(chosen).collect();
+        Structure {
+            blocks: sizes
+                .chunks_exact(2)
+                .map(|block| BlockStructure {
+                    heads: block[0],
+                    neurons: block[1],
+                })
+                .collect(),
+        }
+    }
+
+    fn sizes(&self, chosen: &[usize]) -> impl Iterator<Item = i64> {
+        let modules = self.modules.iter().zip(chosen);
+        modules.map(|(candidates, &k)| candidates[k].size)
+    }
+
+    fn reason(
+        &self,
+        arg_max: &[usize],
+        chosen: &[usize],
+        first_ratio: f64,
+        ratio: f64,
+        budget: &RangeInclusive<f64>,
+    ) -> String {
+        let (least, most) = (budget.start(), budget.end());
+        let start = format!("arg max has {first_ratio:.4} of the dense MACs");
+        let range = format!("the budget is {least:.4} to {most:.4}");
+        let changes: Vec<String> = self
+            .sizes(arg_max)
+            .zip(self.sizes(chosen))
+            .enumerate()
+            .filter(|(_, (before, after))| before != after)
+            .map(|(m, (before, after))| format!("{} {before} -> {after}", module_name(m)))
+            .collect();
+        let moved = if changes.is_empty() {
+            String::new()
+        } else {
+            format!("; moved to {ratio:.4}: {}", changes.join(", "))
+        };
+        let miss = if budget.contains(&ratio) {
+            ""
+        } else {
+            "; no candidate comes nearer"
+        };
+        format!("{start}, {range}{moved}{miss}")
+    }
+}
+
+fn module_name(m: usize) -> String {
+    let (block, unit) = (m / 2, ["heads", "neurons"][m % 2]);
+    format!("blocks.{block} {unit}")
+}
+
+#[cfg(test)]
+mod tests;

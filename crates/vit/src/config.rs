@@ -1,0 +1,230 @@
+use espalier_job::{Average, Gate, GateInput};
+use serde::{Deserialize, Serialize};
+
+use crate::Dims;
+
+/// What a model is, apart from its weights: the content of `config.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Dimensions of the dense model.
+    pub dims: Dims,
+    /// What of it is there.
+    pub structure: Structure,
+    /// The gates of the modules that are there; none in a plain or a statically pruned model.
+    pub gate: Option<GateConfig>,
+    /// Mean per channel of the pixels the model was trained on, scaled to 0..1.
+    pub mean: Vec<f64>,
+    /// Standard deviation per channel of the pixels the model was trained on, scaled to 0..1.
+    pub std: Vec<f64>,
+}
+
+/// What of the dense model is there, block by block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Structure {
+    /// L blocks.
+    pub blocks: Vec<BlockStructure>,
+}
+
+/// What of a block is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockStructure {
+    /// h: heads of the MHSA; 0 when the module is dropped.
+    pub heads: i64,
+    /// n: neurons of the FFN; 0 when the module is dropped.
+    pub neurons: i64,
+}
+
+/// The gates.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateConfig {
+    /// What a gate looks at.
+    pub input: GateInput,
+    /// What is averaged over a group.
+    pub average: Average,
+    /// Width of the gate's hidden layer.
+    pub hidden: i64,
+    /// P(keep) at the start of training, in (0, 1).
+    pub keep_init: f64,
+    /// At evaluation a module runs when the group's zbar_keep - zbar_skip is above this. Training
+    /// decides around 0; the threshold is calibrated afterwards so that hard MACs meet the target. [ours]
+    pub threshold: f64,
+}
+
+/// Why a configuration describes no model.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[error("{field}: {reason}")]
+pub struct ConfigError {
+    /// Path of the field in `config.json`.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Structure {
+    /// The dense structure: every head and every neuron.
+    pub fn full(dims: &Dims) -> Self {
+        let block = BlockStructure {
+            heads: dims.heads,
+            neurons: dims.ffn,
+        };
+        Self {
+            blocks: (0..dims.depth).map(|_| block).collect(),
+        }
+    }
+}
+
+impl GateConfig {
+    /// The gates a job asks for in a model of width `dims.width`.
+    pub fn from_job(gate: &Gate, dims: &Dims) -> Self {
+        Self {
+            input: gate.input,
+            average: gate.average,
+            hidden: ((gate.hidden_ratio * dims.width as f64).round() as i64).max(1),
+            keep_init: gate.keep_init,
+            threshold: 0.0,
+        }
+    }
+}
+
+impl Config {
+    /// A dense model without gates.
+    pub fn dense(dims: Dims, mean: Vec<f64>, std: Vec<f64>) -> Self {
+        Self {
+            dims,
+            structure: Structure::full(&dims),
+            gate: None,
+            mean,
+            std,
+        }
+    }
+
+    /// Whether the numbers describe a model that can be built.
+    ///
+    /// # Errors
+    /// The first field that does not fit, with its path.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_dims()?;
+        self.check_structure()?;
+        self.check_gate()?;
+        self.check_pixels()
+    }
+
+    fn check_dims(&self) -> Result<(), ConfigError> {
+        let dims = &self.dims;
+        let fields = [
+            ("image_size", dims.image_size),
+            ("patch_size", dims.patch_size),
+            ("channels", dims.channels),
+            ("classes", dims.classes),
+            ("width", dims.width),
+            ("depth", dims.depth),
+            ("heads", dims.heads),
+            ("ffn", dims.ffn),
+        ];
+        for (name, value) in fields {
+            require((1..=LARGEST).contains(&value), || {
+                (
+                    format!("dims.{name}"),
+                    format!("{value} is not within 1..={LARGEST}"),
+                )
+            })?;
+        }
+        let divides = [
+            ("patch_size", dims.patch_size, "image_size", dims.image_size),
+            ("heads", dims.heads, "width", dims.width),
+        ];
+        for (name, part, of, whole) in divides {
+            require(whole % part == 0, || {
+                (
+                    format!("dims.{name}"),
+                    format!("{part} does not divide {of} = {whole}"),
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_structure(&self) -> Result<(), ConfigError> {
+        let blocks = &self.structure.blocks;
+        require(blocks.len() as i64 == self.dims.depth, || {
+            (
+                "structure.blocks".to_owned(),
+                format!(
+                    "{} blocks where dims.depth = {}",
+                    blocks.len(),
+                    self.dims.depth
+                ),
+            )
+        })?;
+        for (l, block) in blocks.iter().enumerate() {
+            let fields = [
+                ("heads", block.heads, self.dims.heads),
+                ("neurons", block.neurons, self.dims.ffn),
+            ];
+            for (name, value, most) in fields {
+                require((0..=most).contains(&value), || {
+                    (
+                        format!("structure.blocks[{l}].{name}"),
+                        format!("{value} is not within 0..={most}"),
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_gate(&self) -> Result<(), ConfigError> {
+        let Some(gate) = &self.gate else {
+            return Ok(());
+        };
+        require((1..=LARGEST).contains(&gate.hidden), || {
+            (
+                "gate.hidden".to_owned(),
+                format!("{} is not within 1..={LARGEST}", gate.hidden),
+            )
+        })?;
+        require(gate.keep_init > 0.0 && gate.keep_init < 1.0, || {
+            (
+                "gate.keep_init".to_owned(),
+                format!("{} is not between 0 and 1", gate.keep_init),
+            )
+        })?;
+        require(gate.threshold.is_finite(), || {
+            ("gate.threshold".to_owned(), "is not finite".to_owned())
+        })
+    }
+
+    fn check_pixels(&self) -> Result<(), ConfigError> {
+        let fields = [("mean", &self.mean), ("std", &self.std)];
+        for (name, values) in fields {
+            let channels = self.dims.channels;
+            require(values.len() as i64 == channels, || {
+                (
+                    name.to_owned(),
+                    format!("{} values for {channels} channels", values.len()),
+                )
+            })?;
+        }
+        require(self.std.iter().all(|&std| std > 0.0), || {
+            (
+                "std".to_owned(),
+                "holds a value that is not above 0".to_owned(),
+            )
+        })
+    }
+}
+
+/// Far above any real model, and small enough that products of three cannot overflow.
+const LARGEST: i64 = 1 << 20;
+
+fn require(holds: bool, problem: impl FnOnce() -> (String, String)) -> Result<(), ConfigError> {
+    if holds {
+        return Ok(());
+    }
+    let (field, reason) = problem();
+    Err(ConfigError { field, reason })
+}

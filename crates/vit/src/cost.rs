@@ -1,0 +1,175 @@
+use tch::{Device, Kind, Tensor};
+
+use crate::{Dims, GateConfig, Structure};
+
+/// Counts multiply-accumulates (MACs) of one sample, and parameters.
+///
+/// F = F_stem + sum_l [E_attn,l * F_attn(h_l) + E_ffn,l * F_ffn(n_l)] + F_gates + F_head, where E is
+/// how often the module runs. [paper: what is counted; inferred: the formulas]
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    dims: Dims,
+    /// Width of the gates' hidden layer; `None` without gates.
+    gate_hidden: Option<i64>,
+}
+
+/// Sizes of all modules as tensors, so that the cost can be differentiated.
+#[derive(Debug)]
+pub struct Sizes {
+    /// p_attn[keep] of each block, [L].
+    pub keep_attn_L: Tensor,
+    /// p_ffn[keep] of each block, [L].
+    pub keep_ffn_L: Tensor,
+    /// Heads of each block if kept, expected or chosen, [L].
+    pub heads_L: Tensor,
+    /// Neurons of each block if kept, expected or chosen, [L].
+    pub neurons_L: Tensor,
+}
+
+impl Sizes {
+    /// The sizes of a chosen structure; no gradient.
+    pub fn of(structure: &Structure, device: Device) -> Self {
+        let column = |value: fn(i64, i64) -> i64| {
+            let blocks = structure.blocks.iter();
+            let values: Vec<f32> = blocks
+                .map(|block| value(block.heads, block.neurons) as f32)
+                .collect();
+            Tensor::from_slice(&values).to_device(device)
+        };
+        Self {
+            keep_attn_L: column(|heads, _| heads.signum()),
+            keep_ffn_L: column(|_, neurons| neurons.signum()),
+            heads_L: column(|heads, _| heads),
+            neurons_L: column(|_, neurons| neurons),
+        }
+    }
+}
+
+impl Cost {
+    /// The cost of models of these dimensions, with these gates before the modules that are there.
+    pub fn new(dims: &Dims, gate: Option<&GateConfig>) -> Self {
+        Self {
+            dims: *dims,
+            gate_hidden: gate.map(|gate| gate.hidden),
+        }
+    }
+
+    /// F_attn(h) = 4 N D h d + 2 N N h d.
+    pub fn attn(&self, heads: f64) -> f64 {
+        let (tokens, width) = (self.dims.tokens() as f64, self.dims.width as f64);
+        let inner = heads * self.dims.head_dim() as f64;
+        4.0 * tokens * width * inner + 2.0 * tokens * tokens * inner
+    }
+
+    /// F_ffn(n) = 2 N D n.
+    pub fn ffn(&self, neurons: f64) -> f64 {
+        2.0 * self.dims.tokens() as f64 * self.dims.width as f64 * neurons
+    }
+
+    /// One gate, which looks at one token: D r + 2 r for a hidden layer of r. 0 without gates.
+    pub fn gate(&self) -> f64 {
+        let hidden = self.gate_hidden.unwrap_or(0) as f64;
+        self.dims.width as f64 * hidden + 2.0 * hidden
+    }
+
+    /// F_stem + F_head: embedding of the patches, and scores from the CLS token.
+    pub fn fixed(&self) -> f64 {
+        let Dims {
+            patch_size,
+            channels,
+            classes,
+            width,
+            ..
+        } = self.dims;
+        let stem = self.dims.patches() * width * channels * patch_size * patch_size;
+        (stem + width * classes) as f64
+    }
+
+    /// F_full: MACs of the dense model, which has no gates.
+    pub fn dense(&self) -> f64 {
+        let block = self.attn(self.dims.heads as f64) + self.ffn(self.dims.ffn as f64);
+        self.fixed() + self.dims.depth as f64 * block
+    }
+
+    /// MACs of a structure with every gate open.
+    pub fn static_macs(&self, structure: &Structure) -> f64 {
+        self.effective(structure, |_| 1.0)
+    }
+
+    /// MACs of a structure whose module m runs for the share `open(m)` of the samples.
+    pub fn effective(&self, structure: &Structure, open: impl Fn(usize) -> f64) -> f64 {
+        let module = |there: bool, macs: f64, open: f64| {
+            if there {
+                open * macs + self.gate()
+            } else {
+                0.0
+            }
+        };
+        let blocks = structure.blocks.iter().enumerate().map(|(l, block)| {
+            module(block.heads > 0, self.attn(block.heads as f64), open(2 * l))
+                + module(
+                    block.neurons > 0,
+                    self.ffn(block.neurons as f64),
+                    open(2 * l + 1),
+                )
+        });
+        self.fixed() + blocks.sum::<f64>()
+    }
+
+    /// F of expected sizes and of the mean gates `mean_M`: a differentiable f64 scalar.
+    ///
+    /// A gate is there as far as its module is.
+    pub fn soft(&self, sizes: &Sizes, mean_M: &Tensor) -> Tensor {
+        let mean_2L = mean_M
+            .to_kind(Kind::Double)
+            .reshape([-1, 2])
+            .transpose(0, 1);
+        let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
+        let module = |keep_L: &Tensor, macs_L: Tensor, open_L: Tensor| {
+            double(keep_L) * (open_L * macs_L + self.gate())
+        };
+        let attn_L = module(
+            &sizes.keep_attn_L,
+            double(&sizes.heads_L) * self.attn(1.0),
+            mean_2L.get(0),
+        );
+        let ffn_L = module(
+            &sizes.keep_ffn_L,
+            double(&sizes.neurons_L) * self.ffn(1.0),
+            mean_2L.get(1),
+        );
+        (attn_L + ffn_L).sum(Kind::Double) + self.fixed()
+    }
+
+    /// Parameters of a structure, gates included.
+    pub fn params(&self, structure: &Structure) -> i64 {
+        let dims = &self.dims;
+        let width = dims.width;
+        let linear = |inputs: i64, outputs: i64| inputs * outputs + outputs;
+        let norm = 2 * width;
+        let gate = self
+            .gate_hidden
+            .map_or(0, |hidden| norm + linear(width, hidden) + linear(hidden, 2));
+        let attn = |heads: i64| {
+            let inner = heads * dims.head_dim();
+            norm + linear(width, 3 * inner) + linear(inner, width) + gate
+        };
+        let ffn = |neurons: i64| norm + linear(width, neurons) + linear(neurons, width) + gate;
+        let blocks = structure.blocks.iter().map(|block| {
+            let attn = if block.heads > 0 {
+                attn(block.heads)
+            } else {
+                0
+            };
+            let ffn = if block.neurons > 0 {
+                ffn(block.neurons)
+            } else {
+                0
+            };
+            attn + ffn
+        });
+        let patch = dims.channels * dims.patch_size * dims.patch_size;
+        let stem = linear(patch, width) + width + dims.tokens() * width;
+        stem + blocks.sum::<i64>() + norm + linear(width, dims.classes)
+    }
+}

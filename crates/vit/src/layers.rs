@@ -1,0 +1,89 @@
+use tch::Tensor;
+
+use crate::init::Init;
+use crate::masks::ModuleMask;
+use crate::param::{Collector, ParamKind};
+
+/// Spread of the first weights of linear layers and embeddings, as in DeiT.
+pub(crate) const INIT_STD: f64 = 0.02;
+
+/// timm's epsilon of the norms of a vision transformer.
+const NORM_EPS: f64 = 1e-6;
+
+/// y = W x + b.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    pub(crate) weight_OI: Tensor,
+    pub(crate) bias_O: Tensor,
+}
+
+impl Linear {
+    pub(crate) fn new(init: &mut Init, inputs: i64, outputs: i64) -> Self {
+        Self {
+            weight_OI: init.trunc_normal(&[outputs, inputs], INIT_STD),
+            bias_O: init.constant(&[outputs], 0.0),
+        }
+    }
+
+    /// `x` [.., inputs] -> [.., outputs].
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight_OI, Some(&self.bias_O))
+    }
+
+    /// p[keep] (W (m x) + b). The factors go into the weights, [O, I] and [O], because those are
+    /// far smaller than the activations; the product is the same.
+    pub(crate) fn forward_masked(&self, x: &Tensor, mask: Option<&ModuleMask>) -> Tensor {
+        let Some(mask) = mask else {
+            return self.forward(x);
+        };
+        let weight_OI = &self.weight_OI * &mask.channels;
+        let bias_O = &self.bias_O * &mask.keep;
+        x.linear(&weight_OI, Some(&bias_O))
+    }
+
+    pub(crate) fn collect(&self, into: &mut Collector, [weight, bias]: [ParamKind; 2]) {
+        into.add("weight", &self.weight_OI, weight);
+        into.add("bias", &self.bias_O, bias);
+    }
+}
+
+/// Kinds of the weight and the bias of a transformer's linear layer.
+pub(crate) const DECAYED: [ParamKind; 2] = [
+    ParamKind::Weight { decay: true },
+    ParamKind::Weight { decay: false },
+];
+
+/// Kinds of the weight and the bias of a transformer's norm.
+pub(crate) const UNDECAYED: [ParamKind; 2] = [ParamKind::Weight { decay: false }; 2];
+
+/// Layer normalisation over the width.
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    pub(crate) weight_D: Tensor,
+    pub(crate) bias_D: Tensor,
+}
+
+impl LayerNorm {
+    pub(crate) fn new(init: &Init, width: i64) -> Self {
+        Self {
+            weight_D: init.constant(&[width], 1.0),
+            bias_D: init.constant(&[width], 0.0),
+        }
+    }
+
+    /// `x` [.., D] -> [.., D].
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.layer_norm(
+            self.weight_D.size(),
+            Some(&self.weight_D),
+            Some(&self.bias_D),
+            NORM_EPS,
+            true,
+        )
+    }
+
+    pub(crate) fn collect(&self, into: &mut Collector, [weight, bias]: [ParamKind; 2]) {
+        into.add("weight", &self.weight_D, weight);
+        into.add("bias", &self.bias_D, bias);
+    }
+}

@@ -1,0 +1,209 @@
+use std::path::Path;
+
+use tch::{Device, Tensor};
+
+use crate::block::Block;
+use crate::config::{Config, ConfigError};
+use crate::init::Init;
+use crate::layers::{DECAYED, INIT_STD, LayerNorm, Linear, UNDECAYED};
+use crate::param::{Collector, Param, ParamKind};
+use crate::patch_embed::PatchEmbed;
+use crate::routing::{Router, Routing};
+use crate::weights::{self, Mismatch, Tensors, WeightsError};
+
+/// A vision transformer with timm's parameter names, whole or sliced, with or without gates.
+#[derive(Debug)]
+pub struct Vit {
+    pub(crate) config: Config,
+    pub(crate) stem: Stem,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) norm: LayerNorm,
+    pub(crate) head: Linear,
+}
+
+/// What turns an image into tokens.
+#[derive(Debug)]
+pub(crate) struct Stem {
+    pub(crate) patch_embed: PatchEmbed,
+    /// [1, 1, D]
+    pub(crate) cls_token: Tensor,
+    /// [1, N, D]
+    pub(crate) pos_embed: Tensor,
+}
+
+/// What a forward pass gives.
+#[derive(Debug)]
+pub struct Output {
+    /// Class scores, [B, K].
+    pub logits_BK: Tensor,
+    /// Sum over the samples of each module's u, [M], differentiable in training. A kept module
+    /// without a gate counts every sample, a dropped module none.
+    pub open_M: Tensor,
+    /// Whether each module ran for each sample, 0 or 1, [B, M]; no gradient.
+    pub decisions_BM: Tensor,
+}
+
+impl Vit {
+    /// A new model: truncated normal weights drawn from `seed`, zero biases, gates at their
+    /// `keep_init`. Parameters take gradients.
+    ///
+    /// # Errors
+    /// A configuration that describes no model.
+    pub fn new(config: Config, seed: u64, device: Device) -> Result<Self, ConfigError> {
+        Self::build(config, Init::seeded(seed, device))
+    }
+
+    /// A model to be overwritten at once.
+    pub(crate) fn blank(config: Config, device: Device) -> Result<Self, ConfigError> {
+        Self::build(config, Init::blank(device))
+    }
+
+    fn build(config: Config, mut init: Init) -> Result<Self, ConfigError> {
+        config.check()?;
+        let dims = &config.dims;
+        let stem = Stem {
+            patch_embed: PatchEmbed::new(&mut init, dims),
+            cls_token: init.trunc_normal(&[1, 1, dims.width], INIT_STD),
+            pos_embed: init.trunc_normal(&[1, dims.tokens(), dims.width], INIT_STD),
+        };
+        let structures = config.structure.blocks.iter();
+        let mut blocks: Vec<Block> = structures
+            .map(|structure| Block::new(&mut init, dims, structure))
+            .collect();
+        let norm = LayerNorm::new(&init, dims.width);
+        let head = Linear::new(&mut init, dims.width, dims.classes);
+        // Gates come last, so that the other weights of a seed are the same with and without them.
+        if let Some(gate) = &config.gate {
+            for block in &mut blocks {
+                block.add_gates(&mut init, dims, gate);
+            }
+        }
+        Ok(Self {
+            config,
+            stem,
+            blocks,
+            norm,
+            head,
+        })
+    }
+
+    /// The model in a checkpoint folder: `config.json` and `model.safetensors`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or does not describe a model, tensors that do not fit it.
+    pub fn open(folder: &Path, device: Device) -> Result<Self, WeightsError> {
+        let config = weights::load_config(&folder.join(CONFIG_FILE))?;
+        let path = folder.join(WEIGHTS_FILE);
+        let tensors = weights::load_tensors(&path, device)?;
+        let vit = Self::blank(config, device).map_err(|reason| WeightsError::Config {
+            path: folder.join(CONFIG_FILE),
+            reason,
+        })?;
+        vit.load(&tensors)
+            .map_err(|mismatch| WeightsError::Mismatch { path, mismatch })?;
+        Ok(vit)
+    }
+
+    /// Writes `config.json` and `model.safetensors` into `folder`, each whole and on disk or not at all.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<(), WeightsError> {
+        weights::save_config(&folder.join(CONFIG_FILE), &self.config)?;
+        weights::save_tensors(&folder.join(WEIGHTS_FILE), &self.parameters())
+    }
+
+    /// What the model is, apart from its weights.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where the model's tensors are.
+    pub fn device(&self) -> Device {
+        self.head.weight_OI.device()
+    }
+
+    /// Sets the gates' threshold (see [`crate::GateConfig::threshold`]); without gates, nothing.
+    pub fn set_threshold(&mut self, threshold: f64) {
+        if let Some(gate) = &mut self.config.gate {
+            gate.threshold = threshold;
+        }
+        for gate in self.blocks.iter_mut().flat_map(Block::gates_mut) {
+            gate.set_threshold(threshold);
+        }
+    }
+
+    /// All parameters, in an order that depends on the configuration alone: the weights, then the
+    /// gates block by block.
+    pub fn parameters(&self) -> Vec<Param> {
+        let mut params = Collector::new();
+        let undecayed = ParamKind::Weight { decay: false };
+        params.add("cls_token", &self.stem.cls_token, undecayed);
+        params.add("pos_embed", &self.stem.pos_embed, undecayed);
+        params.scope("patch_embed", |into| self.stem.patch_embed.collect(into));
+        self.each_block(&mut params, Block::collect);
+        params.scope("norm", |into| self.norm.collect(into, UNDECAYED));
+        params.scope("head", |into| self.head.collect(into, DECAYED));
+        self.each_block(&mut params, Block::collect_gates);
+        params.into_params()
+    }
+
+    fn each_block(&self, into: &mut Collector, collect: impl Fn(&Block, &mut Collector)) {
+        into.scope("blocks", |into| {
+            for (l, block) in self.blocks.iter().enumerate() {
+                into.scope(&l.to_string(), |into| collect(block, into));
+            }
+        });
+    }
+
+    /// Copies `tensors` into the parameters, in place.
+    ///
+    /// # Errors
+    /// Every tensor that is missing, unknown or of another shape; then nothing was copied.
+    pub fn load(&self, tensors: &Tensors) -> Result<(), Mismatch> {
+        weights::copy_into(&self.parameters(), tensors)
+    }
+
+    /// As [`Vit::load`] from a model without gates: the gates keep their values.
+    ///
+    /// # Errors
+    /// As [`Vit::load`].
+    pub fn load_ungated(&self, tensors: &Tensors) -> Result<(), Mismatch> {
+        let mut params = self.parameters();
+        params.retain(|param| param.kind != ParamKind::Gate);
+        weights::copy_into(&params, tensors)
+    }
+
+    /// Class scores of `x_BCHW`, normalised pixels of the configured size.
+    ///
+    /// # Panics
+    /// When `x_BCHW` is not [B, channels, image_size, image_size] with B > 0.
+    pub fn forward(&self, x_BCHW: &Tensor, routing: &Routing<'_>) -> Output {
+        let mut x_BND = self.embed(x_BCHW);
+        let mut router = Router::new(routing, x_BND.size()[0]);
+        for (l, block) in self.blocks.iter().enumerate() {
+            x_BND = block.forward(x_BND, l as i64, &mut router);
+        }
+        let (open_M, decisions_BM) = router.finish();
+        // The norm works token by token, and the head reads the CLS token only.
+        let cls_BD = self.norm.forward(&x_BND.select(1, 0));
+        Output {
+            logits_BK: self.head.forward(&cls_BD),
+            open_M,
+            decisions_BM,
+        }
+    }
+
+    fn embed(&self, x_BCHW: &Tensor) -> Tensor {
+        let patches = self.stem.patch_embed.forward(x_BCHW);
+        let batch = patches.size()[0];
+        let cls = self.stem.cls_token.expand([batch, -1, -1], false);
+        Tensor::cat(&[cls, patches], 1) + &self.stem.pos_embed
+    }
+}
+
+/// Name of the configuration in a checkpoint folder.
+const CONFIG_FILE: &str = "config.json";
+
+/// Name of the weights in a checkpoint folder.
+const WEIGHTS_FILE: &str = "model.safetensors";
