@@ -3,8 +3,12 @@
 
 #include "guard.h"
 
+#include <c10/util/Logging.h>
+
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -13,7 +17,19 @@ using espalier::Reason;
 
 namespace {
 
+// c10d writes to the standard error what its exceptions say again, with backtraces. The variable of
+// libtorch brings that back.
+void quieten() {
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") != nullptr) {
+    c10::initLogging();
+  } else {
+    FLAGS_caffe2_log_level = c10::GLOG_FATAL;
+  }
+}
+
 EspStore* open(const char* host, const c10d::TCPStoreOptions& options) {
+  static std::once_flag once;
+  std::call_once(once, quieten);
   return new EspStore{c10::make_intrusive<c10d::TCPStore>(std::string(host), options)};
 }
 

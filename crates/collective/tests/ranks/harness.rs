@@ -38,7 +38,6 @@ impl Rank {
             .args(["--exact", "rank_process", "--nocapture", "--test-threads=1"])
             .env(SCENARIO, scenario)
             .env("OMP_NUM_THREADS", "1")
-            .env("TORCH_CPP_LOG_LEVEL", "FATAL")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -2,6 +2,11 @@
 //!
 //! The test binary runs itself again as each rank: see `harness`.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "all of this is test code, which the lint only sees inside test functions"
+)]
+
 mod harness;
 mod scenarios;
 

@@ -164,7 +164,7 @@ fn digest(gloo: &Gloo) {
             .unwrap()
             .wait(LIMIT)
             .unwrap();
-        tensor = tensor * 0.37;
+        tensor *= 0.37;
     }
     let bits = tensor.view_dtype(Kind::Int).to_kind(Kind::Int64);
     let places = Tensor::arange(300_007, (Kind::Int64, Device::Cpu)) * 2 + 1;
