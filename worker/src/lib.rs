@@ -5,4 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod eval;
 pub mod ipc;
+pub mod rank;

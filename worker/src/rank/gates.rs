@@ -1,0 +1,161 @@
+//! What the decisions of the gates say about them. Pure but for the counting.
+
+use std::collections::HashMap;
+
+use espalier_random::{SliceRandom as _, Stream, rng};
+use espalier_vit::{Config, Vit};
+use tch::{Kind, Tensor};
+
+use super::card::BlockRate;
+
+/// Whether any module has a gate.
+pub(super) fn gated(model: &Vit) -> bool {
+    (0..model.config().structure.blocks.len() * 2).any(|module| has_gate(model.config(), module))
+}
+
+/// Whether module m (MHSA of block 0, FFN of block 0, ..) is there and has a gate.
+fn has_gate(config: &Config, module: usize) -> bool {
+    let block = config.structure.blocks[module / 2];
+    let size = [block.heads, block.neurons][module % 2];
+    config.gate.is_some() && size > 0
+}
+
+/// Share of samples that run each module, where it has a gate.
+pub(super) fn block_rates(config: &Config, rates: &[f64]) -> Vec<BlockRate> {
+    let rate = |module| has_gate(config, module).then(|| rates[module]);
+    (0..config.structure.blocks.len())
+        .map(|block| BlockRate {
+            block: block as u64,
+            attn: rate(2 * block),
+            ffn: rate(2 * block + 1),
+        })
+        .collect()
+}
+
+/// Gates that decide the same for every sample, in words.
+pub(super) fn one_sided(config: &Config, rates: &[f64]) -> Option<String> {
+    let names = |value: f64| -> Vec<String> {
+        (0..rates.len())
+            .filter(|&module| has_gate(config, module) && rates[module] == value)
+            .map(|module| format!("blocks.{}.{}", module / 2, ["attn", "ffn"][module % 2]))
+            .collect()
+    };
+    let parts: Vec<String> = [("never skip", names(1.0)), ("always skip", names(0.0))]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}: {}", names.join(", ")))
+        .collect();
+    (!parts.is_empty()).then(|| {
+        format!(
+            "gates decide the same for every calibration sample; {}",
+            parts.join("; ")
+        )
+    })
+}
+
+/// The patterns of decisions over a set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Paths {
+    /// Different ones.
+    pub distinct: u64,
+    /// Share of samples that take the most frequent one.
+    pub top_share: f64,
+}
+
+/// Counts the patterns in decisions `[samples, M]` of 0 and 1.
+pub(super) fn paths(decisions_BM: &Tensor) -> Paths {
+    let (samples, modules) = (decisions_BM.size()[0], decisions_BM.size()[1]);
+    let mut flat = vec![0_u8; (samples * modules) as usize];
+    let count = flat.len();
+    decisions_BM
+        .to_kind(Kind::Uint8)
+        .contiguous()
+        .copy_data(&mut flat, count);
+    let mut counts: HashMap<&[u8], u64> = HashMap::new();
+    for path in flat.chunks_exact(modules as usize) {
+        *counts.entry(path).or_default() += 1;
+    }
+    let top = counts.values().copied().max().unwrap_or(0);
+    Paths {
+        distinct: counts.len() as u64,
+        top_share: top as f64 / samples as f64,
+    }
+}
+
+/// The decisions `[samples, M]`, permuted over the samples: the control that keeps every pattern and
+/// how often it occurs, and forgets whose it is.
+pub(super) fn shuffled(decisions_BM: &Tensor, seed: u64) -> Tensor {
+    let mut order: Vec<i64> = (0..decisions_BM.size()[0]).collect();
+    order.shuffle(&mut rng(seed, Stream::ShuffledGates, 0, 0));
+    decisions_BM.index_select(0, &Tensor::from_slice(&order))
+}
+
+#[cfg(test)]
+mod tests {
+    use espalier_job::{Average, GateInput};
+    use espalier_vit::{BlockStructure, Dims, GateConfig, Structure};
+
+    use super::*;
+
+    fn config() -> Config {
+        let dims = Dims {
+            image_size: 8,
+            patch_size: 4,
+            channels: 1,
+            classes: 2,
+            width: 8,
+            depth: 2,
+            heads: 2,
+            ffn: 16,
+        };
+        let mut config = Config::dense(dims, vec![0.5], vec![0.5]);
+        config.structure = Structure {
+            blocks: vec![
+                BlockStructure {
+                    heads: 0,
+                    neurons: 8,
+                },
+                BlockStructure {
+                    heads: 2,
+                    neurons: 16,
+                },
+            ],
+        };
+        config.gate = Some(GateConfig {
+            input: GateInput::Mean,
+            average: Average::Logits,
+            hidden: 1,
+            keep_init: 0.9,
+            threshold: 0.0,
+        });
+        config
+    }
+
+    #[test]
+    fn modules_without_a_gate_have_no_rate() {
+        let rates = block_rates(&config(), &[0.0, 0.25, 1.0, 0.5]);
+        assert_eq!((rates[0].attn, rates[0].ffn), (None, Some(0.25)));
+        assert_eq!((rates[1].attn, rates[1].ffn), (Some(1.0), Some(0.5)));
+    }
+
+    #[test]
+    fn collapsed_gates_are_named() {
+        assert_eq!(
+            one_sided(&config(), &[0.0, 0.0, 1.0, 0.5]).unwrap(),
+            "gates decide the same for every calibration sample; never skip: blocks.1.attn; \
+             always skip: blocks.0.ffn"
+        );
+        assert_eq!(one_sided(&config(), &[0.0, 0.1, 0.9, 0.5]), None);
+    }
+
+    #[test]
+    fn paths_are_counted_and_shuffling_keeps_them() {
+        let decisions = Tensor::from_slice(&[1_f32, 0., 1., 0., 0., 1., 1., 0.]).reshape([4, 2]);
+        let expected = Paths {
+            distinct: 2,
+            top_share: 0.75,
+        };
+        assert_eq!(paths(&decisions), expected);
+        assert_eq!(paths(&shuffled(&decisions, 3)), expected);
+    }
+}

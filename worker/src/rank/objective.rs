@@ -1,0 +1,154 @@
+//! The loss of method section 6, cut into the parts of the micro-batches.
+//!
+//!     L = CE + lambda * KD + gamma * L_res
+//!
+//! CE and KD are means over the global batch, so a micro-batch's part is its sum over W, the number
+//! of samples of the step. L_res is not linear in the gates' means: it is taken at the means of the
+//! global batch, and its gradient flows through the part of each micro-batch alone.
+
+use espalier_job::Train;
+use espalier_vit::{
+    Budget, Cost, Output, Resource, Sizes, cross_entropy_sum, distillation_sum, global_mean_M,
+    resource_loss,
+};
+use tch::{Device, Kind, Tensor};
+
+/// A micro-batch after its forward pass. The graph is kept until [`Part::loss`] is walked backward.
+#[derive(Debug)]
+pub(super) struct Part {
+    open_M: Tensor,
+    sizes: Sizes,
+    cross_entropy: Tensor,
+    distillation: Option<Tensor>,
+    correct: Tensor,
+    samples: i64,
+}
+
+impl Part {
+    /// From the model's output, the labels `[B]`, and the teacher's scores `[B, K]` if it has one.
+    pub(super) fn new(
+        output: Output,
+        sizes: Sizes,
+        label_B: &Tensor,
+        teacher_BK: Option<&Tensor>,
+        train: &Train,
+    ) -> Self {
+        let logits_BK = &output.logits_BK;
+        let distillation = train.distillation.as_ref().zip(teacher_BK);
+        Self {
+            cross_entropy: cross_entropy_sum(logits_BK, label_B, train.label_smoothing),
+            distillation: distillation.map(|(asked, teacher_BK)| {
+                distillation_sum(asked.kind, logits_BK, teacher_BK, asked.temperature)
+            }),
+            correct: logits_BK
+                .argmax(-1, false)
+                .eq_tensor(label_B)
+                .sum(Kind::Double),
+            samples: label_B.size()[0],
+            open_M: output.open_M,
+            sizes,
+        }
+    }
+
+    /// What is summed over the ranks before the loss can be taken: f64 `[M + 4]`.
+    fn sums(&self) -> Tensor {
+        let double = |tensor: &Tensor| tensor.detach().to_kind(Kind::Double).reshape([-1]);
+        let device = self.open_M.device();
+        let distillation = match &self.distillation {
+            Some(sum) => double(sum),
+            None => Tensor::zeros([1], (Kind::Double, device)),
+        };
+        let samples = Tensor::full([1], self.samples, (Kind::Double, device));
+        Tensor::cat(
+            &[
+                double(&self.open_M),
+                samples,
+                double(&self.cross_entropy),
+                distillation,
+                double(&self.correct),
+            ],
+            0,
+        )
+    }
+
+    /// This micro-batch's part of L: the gradients of all parts add up to that of L.
+    pub(super) fn loss(&self, global: &Global, objective: &Objective<'_>) -> Tensor {
+        let mut sum = self.cross_entropy.shallow_clone();
+        if let Some((distillation, lambda)) = self.distillation.as_ref().zip(objective.lambda()) {
+            sum += distillation * lambda;
+        }
+        let mean_M = global_mean_M(&self.open_M, &global.mean_M, global.samples);
+        let share = self.samples as f64 / global.samples;
+        let resource = objective.resource(&self.sizes, &mean_M, share);
+        sum / global.samples + resource.loss
+    }
+}
+
+/// Sums over some of a step's micro-batches, f64 `[M + 4]`: gates, samples, CE, KD, hits.
+pub(super) fn sums(parts: &[Part], modules: i64, device: Device) -> Tensor {
+    let mut sums = Tensor::zeros([modules + 4], (Kind::Double, device));
+    for part in parts {
+        sums += part.sums();
+    }
+    sums
+}
+
+/// The global batch of a step.
+#[derive(Debug)]
+pub struct Global {
+    /// Mean of each module's gate, f64 `[M]`.
+    pub mean_M: Tensor,
+    /// W: samples.
+    pub samples: f64,
+    /// Mean cross-entropy.
+    pub cross_entropy: f64,
+    /// Mean distillation loss.
+    pub distillation: f64,
+    /// Share of samples classified right.
+    pub accuracy: f64,
+}
+
+impl Global {
+    /// From [`sums`] over all micro-batches of the step.
+    pub fn new(sums: &Tensor) -> Self {
+        let modules = sums.size()[0] - 4;
+        let value = |index: i64| sums.double_value(&[modules + index]);
+        let samples = value(0);
+        Self {
+            mean_M: sums.narrow(0, 0, modules) / samples,
+            samples,
+            cross_entropy: value(1) / samples,
+            distillation: value(2) / samples,
+            accuracy: value(3) / samples,
+        }
+    }
+}
+
+/// What a step minimises.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Objective<'a> {
+    /// The job's losses.
+    pub train: &'a Train,
+    /// Counts MACs.
+    pub cost: &'a Cost,
+    /// What L_res asks for.
+    pub budget: Budget,
+}
+
+impl Objective<'_> {
+    /// L of the global batch, and its resource term. `sizes` are those of the step.
+    pub(super) fn value(&self, global: &Global, sizes: &Sizes) -> (f64, Resource) {
+        let resource = tch::no_grad(|| self.resource(sizes, &global.mean_M, 0.0));
+        let distillation = self.lambda().unwrap_or(0.0) * global.distillation;
+        let loss = global.cross_entropy + distillation + resource.loss.double_value(&[]);
+        (loss, resource)
+    }
+
+    fn resource(&self, sizes: &Sizes, mean_M: &Tensor, share: f64) -> Resource {
+        resource_loss(self.cost, sizes, mean_M, &self.budget, share)
+    }
+
+    fn lambda(&self) -> Option<f64> {
+        self.train.distillation.as_ref().map(|asked| asked.lambda)
+    }
+}

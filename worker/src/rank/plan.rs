@@ -1,0 +1,281 @@
+//! What each step of a job is: its stage, its micro-batches, and every schedule. Pure.
+
+use std::ops::Range;
+
+use espalier_job::{Compress, Job, Mode, Schedule};
+use espalier_vit::Budget;
+use serde::{Deserialize, Serialize};
+
+/// A stage of a job. [paper]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// The baseline: the dense model, nothing pruned, nothing gated.
+    Dense,
+    /// Weights, alpha and gates together, under a soft budget.
+    Search,
+    /// The sliced model and its gates, hard structure.
+    Tune,
+}
+
+impl Stage {
+    /// The name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Search => "search",
+            Self::Tune => "tune",
+        }
+    }
+}
+
+/// A step within its stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The stage.
+    pub stage: Stage,
+    /// Steps of the stage before this one.
+    pub index: u64,
+    /// Steps of the stage.
+    pub len: u64,
+}
+
+impl Position {
+    /// Share of the stage that is done before the step, in [0, 1).
+    pub fn progress(&self) -> f64 {
+        self.index as f64 / self.len as f64
+    }
+}
+
+/// Stages and their lengths. Steps count from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    mode: Mode,
+    search: u64,
+    tune: u64,
+}
+
+impl Plan {
+    /// The plan of `job` when an epoch has `steps_per_epoch` steps.
+    pub fn new(job: &Job, steps_per_epoch: u64) -> Self {
+        Self {
+            mode: job.compress.mode,
+            search: job.compress.search.steps(steps_per_epoch),
+            tune: job.compress.tune.steps(steps_per_epoch),
+        }
+    }
+
+    /// Steps of the whole job.
+    pub fn total(&self) -> u64 {
+        self.search + self.tune
+    }
+
+    /// The last step of the search stage, after which the model is sliced; none in dense mode.
+    pub fn transition(&self) -> Option<u64> {
+        (self.mode != Mode::Dense).then_some(self.search)
+    }
+
+    /// Where `step` is, in 1..=total.
+    pub fn at(&self, step: u64) -> Position {
+        debug_assert!((1..=self.total()).contains(&step));
+        if self.mode == Mode::Dense {
+            return Position {
+                stage: Stage::Dense,
+                index: step - 1,
+                len: self.total(),
+            };
+        }
+        if step <= self.search {
+            return Position {
+                stage: Stage::Search,
+                index: step - 1,
+                len: self.search,
+            };
+        }
+        Position {
+            stage: Stage::Tune,
+            index: step - 1 - self.search,
+            len: self.tune,
+        }
+    }
+
+    /// Whether a training checkpoint follows `step`: every `every` steps and at the end of the
+    /// search. The last step is followed by the model instead.
+    pub fn checkpoints(&self, step: u64, every: u64) -> bool {
+        step < self.total() && (step.is_multiple_of(every) || self.transition() == Some(step))
+    }
+
+    /// Whether accuracy on the calibration split is measured after `step`: ten times in a job.
+    pub fn evaluates(&self, step: u64) -> bool {
+        let every = self.total().div_ceil(10).max(1);
+        step == self.total() || step.is_multiple_of(every)
+    }
+
+    /// Temperature of the gates' Gumbel-softmax, falling over the whole job.
+    pub fn gate_tau(&self, step: u64, compress: &Compress) -> f64 {
+        let done = (step - 1) as f64 / self.total() as f64;
+        fall(compress.gate.tau_start, compress.gate.tau_end, done)
+    }
+}
+
+/// Temperature of alpha's Gumbel-softmax, falling over the search stage.
+pub(super) fn alpha_tau(position: &Position, compress: &Compress) -> f64 {
+    let part = &compress.static_part;
+    fall(part.tau_start, part.tau_end, position.progress())
+}
+
+fn fall(start: f64, end: f64, done: f64) -> f64 {
+    start + (end - start) * done
+}
+
+/// What the resource loss asks for at a step: nothing (gamma 0) in the warm-up and in dense mode,
+/// then a ramp down from 1, then the job's targets.
+pub(super) fn budget(position: &Position, compress: &Compress) -> Budget {
+    let share = match position.stage {
+        Stage::Dense => None,
+        Stage::Search => ramped_share(position.progress(), compress),
+        Stage::Tune => Some(1.0),
+    };
+    let ramped = |target: f64| 1.0 - (1.0 - target) * share.unwrap_or(0.0);
+    Budget {
+        target: ramped(compress.target),
+        static_target: compress.static_target.map(ramped),
+        gamma: share.map_or(0.0, |_| compress.gamma),
+    }
+}
+
+/// How far the target has come from 1 to its value; none in the warm-up.
+fn ramped_share(progress: f64, compress: &Compress) -> Option<f64> {
+    let after = progress - compress.search.warmup;
+    let ramp = compress.search.ramp;
+    match after {
+        _ if after < 0.0 => None,
+        _ if ramp > 0.0 => Some((after / ramp).min(1.0)),
+        _ => Some(1.0),
+    }
+}
+
+/// Whether the gates are held open at a step: in the warm-up of the search.
+pub(super) fn gates_open(position: &Position, compress: &Compress) -> bool {
+    position.stage == Stage::Search && position.progress() < compress.search.warmup
+}
+
+/// Share of the peak learning rate at a step: linear warm-up, then cosine to `final_ratio`.
+pub(super) fn lr_factor(position: &Position, schedule: &Schedule) -> f64 {
+    let warmup = (schedule.warmup * position.len as f64).round();
+    let index = position.index as f64;
+    if index < warmup {
+        return (index + 1.0) / warmup;
+    }
+    let done = (index - warmup) / (position.len as f64 - warmup).max(1.0);
+    let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+    schedule.final_ratio + (1.0 - schedule.final_ratio) * cosine
+}
+
+/// The micro-batches that `rank` of `world` runs out of 0..`count`: contiguous, uneven where
+/// `count` does not divide, possibly none.
+pub(super) fn micro_batches(rank: u32, world: u32, count: u32) -> Range<u32> {
+    let cut = |rank: u32| (u64::from(rank) * u64::from(count) / u64::from(world)) as u32;
+    cut(rank)..cut(rank + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn plan(mode: Mode, search: u64, tune: u64) -> Plan {
+        Plan { mode, search, tune }
+    }
+
+    #[test]
+    fn stages_follow_one_another() {
+        let unified = plan(Mode::Unified, 3, 2);
+        let stages: Vec<_> = (1..=5)
+            .map(|step| (unified.at(step).stage, unified.at(step).index))
+            .collect();
+        assert_eq!(
+            stages,
+            [
+                (Stage::Search, 0),
+                (Stage::Search, 1),
+                (Stage::Search, 2),
+                (Stage::Tune, 0),
+                (Stage::Tune, 1)
+            ]
+        );
+        let dense = plan(Mode::Dense, 3, 2);
+        assert_eq!(
+            dense.at(4),
+            Position {
+                stage: Stage::Dense,
+                index: 3,
+                len: 5
+            }
+        );
+        assert_eq!(dense.transition(), None);
+    }
+
+    #[test]
+    fn the_last_step_is_followed_by_the_model_alone() {
+        let unified = plan(Mode::Unified, 3, 3);
+        let after: Vec<u64> = (1..=6).filter(|&s| unified.checkpoints(s, 2)).collect();
+        assert_eq!(after, [2, 3, 4]);
+    }
+
+    #[test]
+    fn the_budget_waits_then_ramps_then_holds() {
+        let mut compress = Compress {
+            target: 0.5,
+            static_target: Some(0.8),
+            ..Compress::default()
+        };
+        compress.search.warmup = 0.2;
+        compress.search.ramp = 0.4;
+        let unified = plan(Mode::Unified, 10, 10);
+        let at = |step| budget(&unified.at(step), &compress);
+        for step in [1, 2] {
+            assert_eq!(at(step).gamma, 0.0);
+            assert!(gates_open(&unified.at(step), &compress));
+        }
+        assert!(!gates_open(&unified.at(3), &compress));
+        for (step, target) in [(3, 1.0), (5, 0.75), (7, 0.5), (10, 0.5), (11, 0.5)] {
+            assert_eq!(at(step).gamma, compress.gamma);
+            assert!((at(step).target - target).abs() < 1e-12, "{step}");
+        }
+        assert!((at(5).static_target.unwrap() - 0.9).abs() < 1e-12);
+        assert_eq!(at(11).static_target, Some(0.8));
+        let dense = plan(Mode::Dense, 10, 10);
+        assert_eq!(budget(&dense.at(20), &compress).gamma, 0.0);
+    }
+
+    #[test]
+    fn the_learning_rate_rises_then_falls() {
+        let schedule = Schedule {
+            warmup: 0.2,
+            final_ratio: 0.1,
+        };
+        let unified = plan(Mode::Unified, 10, 10);
+        let rates: Vec<f64> = (1..=10)
+            .map(|step| lr_factor(&unified.at(step), &schedule))
+            .collect();
+        assert_eq!(rates[..3], [0.5, 1.0, 1.0]);
+        assert!(rates[2..].windows(2).all(|pair| pair[0] > pair[1]));
+        assert!(rates[9] > 0.1 && rates[9] < 0.2);
+    }
+
+    proptest! {
+        #[test]
+        fn every_micro_batch_is_run_once(world in 1_u32..20, count in 0_u32..50) {
+            let run: Vec<u32> = (0..world)
+                .flat_map(|rank| micro_batches(rank, world, count))
+                .collect();
+            prop_assert_eq!(run, (0..count).collect::<Vec<_>>());
+            for rank in 0..world {
+                let own = micro_batches(rank, world, count).len() as u32;
+                prop_assert!(own >= count / world && own <= count.div_ceil(world));
+            }
+        }
+    }
+}

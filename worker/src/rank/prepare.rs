@@ -1,0 +1,268 @@
+//! Everything that can be wrong with a job is found here, before any step.
+
+use std::path::{Path, PathBuf};
+
+use espalier_collective::load_cuda;
+use espalier_data::{Dataset, Feed, Sampler, Shape, Splits};
+use espalier_job::{Init, Job, Mode};
+use espalier_vit::{
+    Config, Dims, GateConfig, Mismatch, Structure, Vit, WeightsError, load_tensors,
+};
+use sha2::{Digest as _, Sha256};
+use tch::Device;
+
+use super::{error::TrainError, plan::Plan};
+
+const INIT_FILE: &str = "model.init.safetensors";
+const INIT_CHECKPOINT: &str = "model.init.checkpoint";
+const TEACHER: &str = "train.distillation.teacher";
+
+/// Folders of the checkpoints that the job names.
+#[derive(Clone, Debug, Default)]
+pub struct Assets {
+    /// Of `model.init.checkpoint`.
+    pub init: Option<PathBuf>,
+    /// Of `train.distillation.teacher`.
+    pub teacher: Option<PathBuf>,
+}
+
+/// A job whose parts are all there and fit together.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Identity of the job.
+    pub job_id: String,
+    /// The job.
+    pub job: Job,
+    /// SHA-256 of the job document, in hex: checkpoints carry it.
+    pub spec_digest: String,
+    /// Its stages.
+    pub plan: Plan,
+    /// Its data.
+    pub splits: Splits,
+    /// Which samples a step holds.
+    pub sampler: Sampler,
+    /// The dense teacher.
+    pub teacher: Option<Vit>,
+    /// The whole model, with gates where the mode has them.
+    pub config: Config,
+    /// Where tensors live.
+    pub device: Device,
+    init: Option<PathBuf>,
+}
+
+impl Prepared {
+    /// Checks the job document, its data, its first weights and its teacher. `rank` chooses the GPU.
+    ///
+    /// # Errors
+    /// The first part that is wrong; for the document, all that is wrong with it.
+    pub fn new(
+        job_id: &str,
+        spec_toml: &str,
+        assets: &Assets,
+        rank: u32,
+    ) -> Result<Self, TrainError> {
+        let job = Job::parse(spec_toml).map_err(TrainError::Job)?;
+        let device = device(&job, rank)?;
+        let config = config(&job)?;
+        let shape = Shape::from(job.model.dims().map_err(TrainError::Job)?);
+        let splits = Splits::open(&job.data, shape).map_err(TrainError::Data)?;
+        let sampler = Sampler::new(
+            splits.train.len(),
+            job.train.global_batch as usize,
+            job.train.seed,
+        )
+        .map_err(TrainError::Data)?;
+        let plan = Plan::new(&job, sampler.steps_per_epoch());
+        if plan.total() == 0 {
+            return Err(TrainError::Field {
+                field: "compress.search",
+                reason: format!(
+                    "both stages round to 0 steps (an epoch is {} steps); make one longer",
+                    sampler.steps_per_epoch()
+                ),
+            });
+        }
+        let prepared = Self {
+            job_id: job_id.to_owned(),
+            spec_digest: hex(&Sha256::digest(spec_toml)),
+            plan,
+            splits,
+            sampler,
+            teacher: teacher(&job, assets, &config, device)?,
+            config,
+            device,
+            init: assets.init.clone(),
+            job,
+        };
+        // Also finds what is wrong with the first weights of a job that goes on from a checkpoint.
+        prepared.first_model()?;
+        Ok(prepared)
+    }
+
+    /// The model that the first step starts from.
+    ///
+    /// # Errors
+    /// Weights that do not fit the job's model.
+    pub fn first_model(&self) -> Result<Vit, TrainError> {
+        let seed = self.job.train.seed;
+        let model = Vit::new(self.config.clone(), seed, self.device).map_err(|error| {
+            TrainError::Field {
+                field: "model",
+                reason: error.to_string(),
+            }
+        })?;
+        match &self.job.model.init {
+            Init::Scratch => {}
+            Init::Safetensors(path) => self.load_file(&model, INIT_FILE, Path::new(path))?,
+            Init::Checkpoint(reference) => {
+                let folder = asset(self.init.as_deref(), INIT_CHECKPOINT, reference)?;
+                let dense = open(folder, INIT_CHECKPOINT, Device::Cpu)?;
+                self.require_same_dims(&dense)?;
+                self.load_file(&model, INIT_CHECKPOINT, &folder.join("model.safetensors"))?;
+            }
+        }
+        Ok(model)
+    }
+
+    /// Training data, micro-batch by micro-batch.
+    pub fn feed(&self) -> Feed {
+        Feed {
+            dataset: self.splits.train.clone(),
+            sampler: self.sampler.clone(),
+            micro_batch: self.job.train.micro_batch as usize,
+            augment: self.job.data.augment.clone(),
+            seed: self.job.train.seed,
+        }
+    }
+
+    /// V: micro-batches in a step.
+    pub fn micro_batches(&self) -> u32 {
+        self.job.train.global_batch / self.job.train.micro_batch
+    }
+
+    /// The validation data.
+    pub fn validation(&self) -> &Dataset {
+        &self.splits.validation
+    }
+
+    /// The parameters of a file with timm's names, without gates.
+    fn load_file(&self, model: &Vit, field: &'static str, path: &Path) -> Result<(), TrainError> {
+        let wrong = |source| TrainError::Weights { field, source };
+        let tensors = load_tensors(path, self.device).map_err(wrong)?;
+        model.load_ungated(&tensors).map_err(|mismatch: Mismatch| {
+            wrong(WeightsError::Mismatch {
+                path: path.to_owned(),
+                mismatch,
+            })
+        })
+    }
+
+    fn require_same_dims(&self, dense: &Vit) -> Result<(), TrainError> {
+        let found = dense.config();
+        let reason = if !is_dense(found) {
+            "it is a compressed model; a search starts from a dense one".to_owned()
+        } else if found.dims != self.config.dims {
+            format!(
+                "its dimensions are {:?} where the job's model has {:?}",
+                found.dims, self.config.dims
+            )
+        } else {
+            return Ok(());
+        };
+        Err(TrainError::Field {
+            field: INIT_CHECKPOINT,
+            reason,
+        })
+    }
+}
+
+/// The whole model of a job, with gates where its mode has them.
+fn config(job: &Job) -> Result<Config, TrainError> {
+    let dims = Dims::from_job(&job.model).map_err(TrainError::Job)?;
+    let per_channel = |values: &[f64]| match values {
+        // One value serves all channels.
+        [one] => vec![*one; dims.channels as usize],
+        many => many.to_vec(),
+    };
+    let mut config = Config::dense(
+        dims,
+        per_channel(&job.data.mean),
+        per_channel(&job.data.std),
+    );
+    if matches!(job.compress.mode, Mode::Unified | Mode::Dynamic) {
+        config.gate = Some(GateConfig::from_job(&job.compress.gate, &dims));
+    }
+    Ok(config)
+}
+
+/// The processor, or the GPU of this rank's place on its worker.
+fn device(job: &Job, rank: u32) -> Result<Device, TrainError> {
+    match job.resources.device {
+        espalier_job::Device::Cpu => Ok(Device::Cpu),
+        espalier_job::Device::Cuda => {
+            load_cuda()?;
+            Ok(Device::Cuda(
+                (rank % job.resources.ranks_per_worker.0) as usize,
+            ))
+        }
+    }
+}
+
+fn teacher(
+    job: &Job,
+    assets: &Assets,
+    config: &Config,
+    device: Device,
+) -> Result<Option<Vit>, TrainError> {
+    let Some(asked) = &job.train.distillation else {
+        return Ok(None);
+    };
+    let folder = asset(assets.teacher.as_deref(), TEACHER, &asked.teacher)?;
+    let teacher = open(folder, TEACHER, device)?;
+    let (theirs, ours) = (&teacher.config().dims, &config.dims);
+    let differs = [
+        ("image_size", theirs.image_size, ours.image_size),
+        ("channels", theirs.channels, ours.channels),
+        ("classes", theirs.classes, ours.classes),
+    ];
+    let wrong = |reason| TrainError::Field {
+        field: TEACHER,
+        reason,
+    };
+    if let Some((name, theirs, ours)) = differs.into_iter().find(|(_, a, b)| a != b) {
+        return Err(wrong(format!(
+            "its {name} is {theirs} where the job's model has {ours}"
+        )));
+    }
+    if teacher.config().mean != config.mean || teacher.config().std != config.std {
+        return Err(wrong(
+            "it was trained on images normalised otherwise; use its data.mean and data.std"
+                .to_owned(),
+        ));
+    }
+    Ok(Some(teacher))
+}
+
+fn asset<'a>(
+    folder: Option<&'a Path>,
+    field: &'static str,
+    reference: &str,
+) -> Result<&'a Path, TrainError> {
+    folder.ok_or_else(|| {
+        TrainError::Machine(format!(
+            "{field}: the checkpoint {reference} was not fetched for this rank"
+        ))
+    })
+}
+
+fn open(folder: &Path, field: &'static str, device: Device) -> Result<Vit, TrainError> {
+    Vit::open(folder, device).map_err(|source| TrainError::Weights { field, source })
+}
+
+fn is_dense(config: &Config) -> bool {
+    config.structure == Structure::full(&config.dims) && config.gate.is_none()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,345 @@
+//! Whole trainers on real images: `make test` provides the files in `.cache/data`.
+
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use espalier_collective::{Collective, Gloo, Membership, Rendezvous, Solo};
+use tch::Tensor;
+
+use super::{
+    Assets, Observer, Prepared, ReportCard, Trainer, checkpoint, measure::measure, run_until, train,
+};
+use crate::{
+    args::{EvalArgs, GateMode},
+    eval::evaluate,
+    ipc::{CheckpointKind, Metrics},
+    rank::{Mode, TrainError},
+};
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/data/fashion-mnist")
+}
+
+/// A small job: 6 micro-batches of 16 a step.
+fn spec(compress: &str, train: &str) -> String {
+    let data = data();
+    format!(
+        r#"
+        name = "small"
+        [model]
+        image_size = 28
+        patch_size = 7
+        channels = 1
+        classes = 10
+        width = 16
+        depth = 2
+        heads = 2
+        ffn = 64
+        [data]
+        format = "idx"
+        train = "{data}"
+        validation = "{data}"
+        mean = [0.286]
+        std = [0.353]
+        augment = {{ flip = true, pad = 2 }}
+        [compress]
+        {compress}
+        [train]
+        global_batch = 96
+        micro_batch = 16
+        seed = 3
+        metrics_every = 1
+        optimizer = {{ lr = 2e-3 }}
+        {train}
+        [publish]
+        name = "small"
+        every = 4
+        "#,
+        data = data.display()
+    )
+}
+
+const UNIFIED: &str = r#"
+        target = 0.6
+        static_target = 0.8
+        search = { steps = 6, warmup = 0.2, ramp = 0.3 }
+        tune = { steps = 4 }
+        gate = { input = "mean" }
+        static = { rank_interval = 2 }
+        "#;
+
+fn prepare(spec: &str) -> Prepared {
+    tch::set_num_threads(1);
+    Prepared::new("job-1", spec, &Assets::default(), 0).unwrap()
+}
+
+/// Keeps all it is told.
+#[derive(Default)]
+struct Record {
+    metrics: Vec<Metrics>,
+    warnings: Vec<String>,
+    checkpoints: Vec<(u64, PathBuf, CheckpointKind)>,
+    folder: PathBuf,
+}
+
+impl Observer for Record {
+    fn metrics(&mut self, metrics: Metrics) -> Result<(), TrainError> {
+        self.metrics.push(metrics);
+        Ok(())
+    }
+
+    fn warning(&mut self, reason: String) -> Result<(), TrainError> {
+        self.warnings.push(reason);
+        Ok(())
+    }
+
+    fn checkpoint(
+        &mut self,
+        step: u64,
+        dir: PathBuf,
+        kind: CheckpointKind,
+    ) -> Result<(), TrainError> {
+        self.checkpoints.push((step, dir, kind));
+        Ok(())
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Record {
+    fn at(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    fn losses(&self) -> Vec<f64> {
+        self.metrics.iter().map(|metrics| metrics.loss).collect()
+    }
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    Vec::try_from(tensor).unwrap()
+}
+
+/// Parameters after `last` steps and the losses of all, of one rank.
+fn run(spec: &str, last: u64, world: &dyn Collective) -> (Vec<f32>, Vec<f64>) {
+    let prepared = prepare(spec);
+    let folder = tempfile::tempdir().unwrap();
+    let mut record = Record::at(folder.path());
+    let mut trainer = Trainer::new(&prepared).unwrap();
+    run_until(&prepared, &mut trainer, world, &mut record, last).unwrap();
+    (floats(trainer.values()), record.losses())
+}
+
+/// As [`run`], of every rank of `world_size`, each a thread with a Gloo group.
+fn run_gang(spec: &str, last: u64, world_size: u32) -> Vec<(Vec<f32>, Vec<f64>)> {
+    let timeout = Duration::from_secs(60);
+    let (host, port) = Rendezvous::host("127.0.0.1").unwrap();
+    let mut host = Some(host);
+    thread::scope(|scope| {
+        let ranks: Vec<_> = (0..world_size)
+            .map(|rank| {
+                let rendezvous = host.take();
+                scope.spawn(move || {
+                    let rendezvous = rendezvous.unwrap_or_else(|| {
+                        Rendezvous::join(&format!("127.0.0.1:{port}"), timeout).unwrap()
+                    });
+                    let membership = Membership {
+                        rank,
+                        world_size,
+                        prefix: "job-1/1".to_owned(),
+                        host: "127.0.0.1".to_owned(),
+                        timeout,
+                    };
+                    run(spec, last, &Gloo::connect(rendezvous, membership).unwrap())
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn the_number_of_ranks_changes_nothing() {
+    // 4 ranks have 1 or 2 of the 6 micro-batches each.
+    let spec = spec(UNIFIED, "");
+    let (alone, losses) = run(&spec, 8, &Solo::default());
+    assert_eq!(losses.len(), 8);
+    for world_size in [2, 4] {
+        let gang = run_gang(&spec, 8, world_size);
+        for (values, _) in &gang {
+            assert_eq!(values, &gang[0].0, "replicas differ");
+        }
+        let furthest = alone
+            .iter()
+            .zip(&gang[0].0)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        assert!(furthest <= 1e-6, "{world_size} ranks: {furthest}");
+        for (one, many) in losses.iter().zip(&gang[0].1) {
+            assert!((one - many).abs() <= 1e-9 * one.abs(), "{one} {many}");
+        }
+    }
+}
+
+#[test]
+fn going_on_from_a_checkpoint_is_never_having_stopped() {
+    let teacherless = spec(UNIFIED, "ema_decay = 0.9");
+    let prepared = prepare(&teacherless);
+    let folder = tempfile::tempdir().unwrap();
+    let mut whole = Record::at(folder.path());
+    let mut straight = Trainer::new(&prepared).unwrap();
+    run_until(&prepared, &mut straight, &Solo::default(), &mut whole, 10).unwrap();
+    let steps: Vec<u64> = whole.checkpoints.iter().map(|(step, ..)| *step).collect();
+    // Every 4 steps, and after the search; the last step is the model's.
+    assert_eq!(steps, [4, 6, 8]);
+    for (step, dir, _) in &whole.checkpoints {
+        let mut rest = Record::at(folder.path());
+        let mut resumed = Trainer::resume(&prepared, dir).unwrap();
+        assert_eq!(resumed.step(), *step);
+        run_until(&prepared, &mut resumed, &Solo::default(), &mut rest, 10).unwrap();
+        assert_eq!(rest.losses(), whole.losses()[*step as usize..]);
+        assert_eq!(floats(resumed.values()), floats(straight.values()));
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_job_or_a_damaged_one_is_refused() {
+    let first = prepare(&spec(UNIFIED, ""));
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("checkpoint-0");
+    Trainer::new(&first).unwrap().save(&dir).unwrap();
+    let other = prepare(&spec(UNIFIED, "label_smoothing = 0.1"));
+    let error = Trainer::resume(&other, &dir).unwrap_err().to_string();
+    assert!(error.ends_with("it is of another job document"), "{error}");
+
+    let optimizer = dir.join("optimizer.safetensors");
+    let bytes = std::fs::read(&optimizer).unwrap();
+    std::fs::write(&optimizer, &bytes[..bytes.len() / 2]).unwrap();
+    let error = Trainer::resume(&first, &dir).unwrap_err().to_string();
+    assert!(error.contains("optimizer.safetensors: "), "{error}");
+    std::fs::remove_file(dir.join("state.json")).unwrap();
+    let error = checkpoint::load_state(&dir).unwrap_err().to_string();
+    assert!(error.contains("state.json: "), "{error}");
+}
+
+/// Trains a job to its end and gives its model's folder, card and evaluations.
+fn finished(compress: &str) -> (tempfile::TempDir, PathBuf, ReportCard, Record) {
+    let prepared = prepare(&spec(compress, ""));
+    let folder = tempfile::tempdir().unwrap();
+    let mut record = Record::at(folder.path());
+    let trainer = Trainer::new(&prepared).unwrap();
+    train(&prepared, trainer, &Solo::default(), &mut record).unwrap();
+    let (step, dir, kind) = record.checkpoints.pop().unwrap();
+    assert_eq!((step, kind), (10, CheckpointKind::Model));
+    let card = serde_json::from_slice(&std::fs::read(dir.join("report.json")).unwrap()).unwrap();
+    (folder, dir, card, record)
+}
+
+#[test]
+fn the_published_model_gives_the_figures_of_its_card() {
+    let (_folder, dir, card, _) = finished(UNIFIED);
+    assert!(card.macs.effective <= card.macs.static_part);
+    assert!(card.macs.static_ratio <= 0.8 && card.macs.static_ratio >= 0.6);
+    assert!(card.params.compressed < card.params.dense);
+    assert!(card.bytes < card.bytes_dense);
+    assert_eq!(card.dataset.samples, 10_000);
+    assert_eq!(card.accuracy.shared["1"], card.accuracy.per_sample);
+    let args = |mode, batch| EvalArgs {
+        dir: dir.clone(),
+        data: None,
+        format: None,
+        batch,
+        mode,
+        json: true,
+    };
+    let per_sample = evaluate(&args(GateMode::PerSample, 64)).unwrap();
+    assert_eq!(per_sample.accuracy, card.accuracy.per_sample);
+    assert_eq!(per_sample.macs.effective, card.macs.effective);
+    let shared = evaluate(&args(GateMode::Shared, 8)).unwrap();
+    assert_eq!(shared.accuracy, card.accuracy.shared["8"]);
+    assert_eq!(shared.macs.effective, card.macs.by_batch["8"]);
+}
+
+#[test]
+fn every_mode_runs_through_the_same_code() {
+    let steps = "search = { steps = 6 }\ntune = { steps = 4 }";
+    let (_a, _, pruned, record) = finished(&format!("mode = \"static\"\ntarget = 0.6\n{steps}"));
+    // Within one candidate: 8 neurons are 3.2% of this small model.
+    assert!(
+        (pruned.macs.effective_ratio - 0.6).abs() <= 0.032,
+        "{pruned:?}"
+    );
+    assert!(pruned.gates.constant && pruned.gates.rate.iter().all(|r| r.attn.is_none()));
+    assert_eq!(record.metrics.len(), 10);
+    let (_b, _, gated, _) = finished(&format!("mode = \"dynamic\"\ntarget = 0.6\n{steps}"));
+    assert!(gated.params.compressed > gated.params.dense);
+    let (_c, _, dense, record) = finished(&format!("mode = \"dense\"\n{steps}"));
+    assert_eq!(dense.macs.effective, dense.macs.dense);
+    assert_eq!(dense.bytes, dense.bytes_dense);
+    assert!(
+        record
+            .metrics
+            .iter()
+            .all(|m| m.stage == "dense" && m.resource == 0.0)
+    );
+}
+
+#[test]
+fn grouped_decisions_are_those_of_real_batches() {
+    let prepared = prepare(&spec(UNIFIED, ""));
+    let mut model = prepared.first_model().unwrap();
+    let validation = prepared.validation().clone();
+    // In the middle of the margins of untrained gates, so that they differ from batch to batch.
+    let (threshold, all) = (0..2000)
+        .find_map(|step| {
+            let threshold = 2.9 + 1e-4 * f64::from(step);
+            model.set_threshold(threshold);
+            let all = measure(&model, &validation, 64, &[Mode::Shared(8)]).unwrap();
+            let mixed = all[0].rates().iter().any(|&rate| rate > 0.0 && rate < 1.0);
+            mixed.then_some((threshold, all))
+        })
+        .unwrap();
+    model.set_threshold(threshold);
+    for batch in 0..8_u32 {
+        let samples: Vec<u32> = (8 * batch..8 * batch + 8).collect();
+        let loaded = espalier_data::load_batch(&validation, &samples, None).unwrap();
+        let (x_BCHW, _) = super::step::tensors(&loaded, &model, tch::Device::Cpu);
+        let real = tch::no_grad(|| model.forward(&x_BCHW, &espalier_vit::Routing::Shared));
+        let grouped = all[0].decisions_BM.narrow(0, i64::from(8 * batch), 8);
+        assert_eq!(real.decisions_BM, grouped);
+    }
+}
+
+#[test]
+fn what_the_job_gets_wrong_is_said_before_any_step() {
+    let good = spec(UNIFIED, "");
+    let cases = [
+        (good.replace("classes = 10", "classes = 9"), "label"),
+        (good.replace("/fashion-mnist", "/absent"), "absent"),
+        (
+            good.replace("channels = 1", "channels = 3"),
+            "model.channels",
+        ),
+        (good.replace("depth = 2", "depht = 2"), "depth"),
+        (
+            good.replace(
+                "ffn = 64",
+                "ffn = 64\ninit = { safetensors = \"/absent.safetensors\" }",
+            ),
+            "model.init.safetensors: /absent.safetensors",
+        ),
+    ];
+    for (spec, expected) in cases {
+        let error = Prepared::new("job-1", &spec, &Assets::default(), 0).unwrap_err();
+        assert_eq!(error.fault(), crate::ipc::Fault::User, "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}

@@ -1,0 +1,352 @@
+//! The state of training between two steps, and what changes it.
+
+use std::path::Path;
+
+use espalier_collective::Collective;
+use espalier_data::Loaded;
+use espalier_job::{Job, Mode};
+use espalier_vit::{Choice, Cost, Param, Ranking, Search, Structure, Vit, slice};
+use tch::{Tensor, no_grad};
+
+use super::{
+    checkpoint::{self, State, Tensors},
+    ema::Ema,
+    error::TrainError,
+    flat::{Flat, LrScales},
+    measure::{Mode as Gating, measure},
+    optimizer::AdamW,
+    plan::{Stage, alpha_tau, gates_open, lr_factor},
+    prepare::Prepared,
+    step::{self, Outcome, Setting},
+    transition::transition,
+};
+
+/// Samples of the calibration split that accuracy is measured on during training.
+const EVALUATED: usize = 2000;
+
+/// A replica: the same on every rank after every step.
+#[derive(Debug)]
+pub struct Trainer<'a> {
+    prepared: &'a Prepared,
+    model: Vit,
+    /// Alpha, in the search stage of a job that prunes.
+    search: Option<Search>,
+    cost: Cost,
+    flat: Flat,
+    /// The parameters, f32 `[P]`; the model's are copies.
+    values: Tensor,
+    optimizer: AdamW,
+    ema: Option<Ema>,
+    /// Steps that are done.
+    step: u64,
+}
+
+/// What a step did, the same on every rank.
+#[derive(Debug)]
+pub struct Advance {
+    /// Of the global batch.
+    pub outcome: Outcome,
+    /// Learning rate of the weights.
+    pub lr: f64,
+    /// Norm of the whole gradient before clipping.
+    pub grad_norm: f64,
+    /// The structure that was chosen, if the search ended with this step.
+    pub choice: Option<Choice>,
+}
+
+impl<'a> Trainer<'a> {
+    /// Before the first step.
+    ///
+    /// # Errors
+    /// First weights that do not fit, or a search that cannot be sliced.
+    pub fn new(prepared: &'a Prepared) -> Result<Self, TrainError> {
+        let mut trainer = Self::whole(prepared)?;
+        if prepared.plan.transition() == Some(0) {
+            trainer.end_search()?;
+        }
+        Ok(trainer)
+    }
+
+    /// After the last step of a training checkpoint of the same job.
+    ///
+    /// # Errors
+    /// A checkpoint that is damaged or of another job.
+    pub fn resume(prepared: &'a Prepared, folder: &Path) -> Result<Self, TrainError> {
+        let wrong = |reason: &str| TrainError::Checkpoint {
+            path: folder.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let state = checkpoint::load_state(folder)?;
+        if state.spec_digest != prepared.spec_digest {
+            return Err(wrong("it is of another job document"));
+        }
+        if state.step > prepared.plan.total() {
+            return Err(wrong("it has more steps than the job"));
+        }
+        let mut trainer = Self::whole(prepared)?;
+        if prepared
+            .plan
+            .transition()
+            .is_some_and(|end| state.step >= end)
+        {
+            trainer.become_structure(&state.structure)?;
+        }
+        if let Some((search, ranking)) = trainer.search.as_mut().zip(state.ranking) {
+            if !ranking.fits(&trainer.model.config().dims) {
+                return Err(wrong("its ranking is of another model"));
+            }
+            search.set_ranking(ranking);
+        }
+        let tensors = checkpoint::load(
+            folder,
+            trainer.parameters(),
+            trainer.ema.is_some(),
+            trainer.model.device(),
+        )?;
+        let (mean, square) = &tensors.moments;
+        let average = trainer.ema.as_mut().zip(tensors.average.as_ref());
+        let fits = trainer.optimizer.restore(mean, square)
+            && average.is_none_or(|(ema, average)| ema.restore(average));
+        if !fits {
+            return Err(wrong("its optimiser's state is of another model"));
+        }
+        trainer.values = trainer.flat.gather();
+        trainer.step = state.step;
+        Ok(trainer)
+    }
+
+    /// The whole model, with alpha where the job prunes.
+    fn whole(prepared: &'a Prepared) -> Result<Self, TrainError> {
+        let model = prepared.first_model()?;
+        let compress = &prepared.job.compress;
+        let search = matches!(compress.mode, Mode::Unified | Mode::Static).then(|| {
+            let dims = &model.config().dims;
+            Search::new(dims, &compress.static_part, model.device())
+        });
+        Ok(Self::of_stage(prepared, model, search))
+    }
+
+    /// At the start of a stage: a fresh optimiser and moving average. [paper: the reset]
+    fn of_stage(prepared: &'a Prepared, model: Vit, search: Option<Search>) -> Self {
+        let train = &prepared.job.train;
+        let compress = &prepared.job.compress;
+        let device = model.device();
+        let flat = Flat::new(parameters(&model, search.as_ref()));
+        let scales = LrScales {
+            gate: compress.gate.lr_scale,
+            alpha: compress.static_part.lr_scale,
+        };
+        let values = flat.gather();
+        Self {
+            cost: Cost::new(&model.config().dims, model.config().gate.as_ref()),
+            optimizer: AdamW::new(
+                &train.optimizer,
+                flat.lr_scale(scales, device),
+                flat.decay(train.optimizer.weight_decay, device),
+            ),
+            ema: Ema::new(train.ema_decay, &values),
+            step: 0,
+            prepared,
+            model,
+            search,
+            flat,
+            values,
+        }
+    }
+
+    /// Steps that are done.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// The model as it is trained.
+    pub fn model(&self) -> &Vit {
+        &self.model
+    }
+
+    /// Counts MACs.
+    pub fn cost(&self) -> &Cost {
+        &self.cost
+    }
+
+    /// All that is trained, f32 `[P]`.
+    pub fn values(&self) -> &Tensor {
+        &self.values
+    }
+
+    /// Names and tensors of all that is trained.
+    pub fn parameters(&self) -> Vec<Param> {
+        parameters(&self.model, self.search.as_ref())
+    }
+
+    /// The structure that the model would have if the search ended now.
+    pub fn structure(&self) -> Structure {
+        match &self.search {
+            Some(search) => search.choose(),
+            None => self.model.config().structure.clone(),
+        }
+    }
+
+    /// Runs the next step, of which this rank has the micro-batches `own`.
+    ///
+    /// # Errors
+    /// A peer that is lost or silent, or a loss that is not a number.
+    pub fn advance(
+        &mut self,
+        own: &[Loaded],
+        world: &dyn Collective,
+    ) -> Result<Advance, TrainError> {
+        let step = self.step + 1;
+        let job = self.job();
+        let position = self.prepared.plan.at(step);
+        if let Some(search) = &mut self.search
+            && position
+                .index
+                .is_multiple_of(job.compress.static_part.rank_interval)
+        {
+            search.rank(&self.model);
+        }
+        let outcome = step::run(&self.setting(step), own, world)?;
+        if !outcome.loss.is_finite() {
+            return Err(TrainError::Diverged {
+                step,
+                loss: outcome.loss,
+            });
+        }
+        // The optimiser starts anew with each stage, so its updates count from the stage's start.
+        let t = position.index + 1;
+        let lr = job.train.optimizer.lr * lr_factor(&position, &job.train.schedule);
+        let grad_norm = self
+            .optimizer
+            .step(&mut self.values, &outcome.gradient, t, lr);
+        self.flat.scatter(&self.values);
+        if let Some(ema) = &mut self.ema {
+            ema.update(&self.values, t);
+        }
+        self.step = step;
+        let ends = self.prepared.plan.transition() == Some(step);
+        let choice = if ends { self.end_search()? } else { None };
+        Ok(Advance {
+            outcome,
+            lr,
+            grad_norm,
+            choice,
+        })
+    }
+
+    /// Accuracy on held-out training samples: of the searched model under the masks of its last
+    /// step, or of the model with its gates deciding for each sample.
+    ///
+    /// # Errors
+    /// An image that cannot be read.
+    pub fn accuracy(&self) -> Result<f64, TrainError> {
+        let compress = &self.job().compress;
+        let position = self.prepared.plan.at(self.step.max(1));
+        let masks = self.search.as_ref().map(|search| {
+            let tau = alpha_tau(&position, compress);
+            no_grad(|| search.sample(self.job().train.seed, self.step, tau))
+        });
+        let searching = position.stage == Stage::Search;
+        let gating = match &masks {
+            Some(masks) if searching => Gating::Searched(masks, gates_open(&position, compress)),
+            _ => Gating::PerSample,
+        };
+        let calibration = &self.prepared.splits.calibration;
+        self.with_average(|model| measure(model, calibration, EVALUATED, &[gating]))
+            .map(|measured| measured[0].accuracy())
+            .map_err(TrainError::Data)
+    }
+
+    /// Writes a training checkpoint.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
+        let state = State {
+            step: self.step,
+            seed: self.job().train.seed,
+            spec_digest: self.prepared.spec_digest.clone(),
+            structure: self.model.config().structure.clone(),
+            ranking: self.search.as_ref().map(|search| search.ranking().clone()),
+        };
+        let (mean, square) = self.optimizer.moments();
+        let tensors = Tensors {
+            parameters: self.parameters(),
+            moments: (mean.shallow_clone(), square.shallow_clone()),
+            average: self.ema.as_ref().map(|ema| ema.average().shallow_clone()),
+        };
+        checkpoint::save(folder, &state, &tensors)
+    }
+
+    /// The finished model: the moving average of the weights where the job keeps one.
+    pub fn into_model(self) -> Vit {
+        if let Some(ema) = &self.ema {
+            self.flat.scatter(ema.average());
+        }
+        self.model
+    }
+
+    fn job(&self) -> &'a Job {
+        &self.prepared.job
+    }
+
+    fn setting(&self, step: u64) -> Setting<'_> {
+        Setting {
+            job: self.job(),
+            plan: &self.prepared.plan,
+            model: &self.model,
+            search: self.search.as_ref(),
+            teacher: self.prepared.teacher.as_ref(),
+            flat: &self.flat,
+            cost: &self.cost,
+            step,
+        }
+    }
+
+    /// Arg max and slicing, if this job prunes; the tune stage starts in any case.
+    fn end_search(&mut self) -> Result<Option<Choice>, TrainError> {
+        let step = self.step;
+        let (model, choice) = match self.search.take() {
+            Some(search) => {
+                let compress = &self.job().compress;
+                let next = transition(&self.model, &search, &self.cost, compress)
+                    .map_err(|error| TrainError::Machine(error.to_string()))?;
+                (next.model, Some(next.choice))
+            }
+            None => (self.sliced(&self.model.config().structure)?, None),
+        };
+        *self = Self::of_stage(self.prepared, model, None);
+        self.step = step;
+        Ok(choice)
+    }
+
+    /// The shape of the tune stage with some weights, for a checkpoint to be loaded into.
+    fn become_structure(&mut self, structure: &Structure) -> Result<(), TrainError> {
+        let model = self.sliced(structure)?;
+        *self = Self::of_stage(self.prepared, model, None);
+        Ok(())
+    }
+
+    fn sliced(&self, structure: &Structure) -> Result<Vit, TrainError> {
+        let ranking = Ranking::identity(&self.model.config().dims);
+        slice(&self.model, &ranking, structure)
+            .map_err(|error| TrainError::Machine(error.to_string()))
+    }
+
+    /// Runs `use_model` on the model with its averaged weights, where the job keeps an average.
+    fn with_average<T>(&self, use_model: impl FnOnce(&Vit) -> T) -> T {
+        let Some(ema) = &self.ema else {
+            return use_model(&self.model);
+        };
+        self.flat.scatter(ema.average());
+        let result = use_model(&self.model);
+        self.flat.scatter(&self.values);
+        result
+    }
+}
+
+fn parameters(model: &Vit, search: Option<&Search>) -> Vec<Param> {
+    let mut all = model.parameters();
+    all.extend(search.map(Search::parameters).unwrap_or_default());
+    all
+}
