@@ -1,1 +1,28 @@
-//! espalier-coordinator
+//! The coordinator: accepts jobs, places them on workers, keeps them going, and serves the registry.
+//!
+//! [`run`] is all of it: one port with the services of `espalier.v1`, one folder with all state.
+//! Decisions are pure functions ([`scheduler`], [`membership`], [`job::states`]) that give their
+//! reasons; one task carries them out, each as one transaction of the store, and only then acts.
+#![forbid(unsafe_code)]
+
+mod api;
+pub mod args;
+pub mod clock;
+mod codec;
+mod control;
+mod error;
+mod feed;
+pub mod job;
+mod keys;
+mod ledger;
+mod logs;
+pub mod membership;
+mod reports;
+pub mod scheduler;
+mod server;
+mod sessions;
+mod worker;
+
+pub use error::Error;
+pub use server::{Options, ServeError, run};
+pub use worker::WorkerRecord;

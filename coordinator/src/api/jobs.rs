@@ -1,0 +1,248 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use espalier_job::Job;
+use espalier_proto::v1::job_service_server::JobService;
+use espalier_proto::v1::{
+    CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, ListJobsRequest,
+    ListJobsResponse, StreamLogsRequest, StreamLogsResponse, SubmitJobRequest, SubmitJobResponse,
+    WatchJobRequest, WatchJobResponse,
+};
+use espalier_store::{Range, Store};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+
+use super::follow::{self, Sink};
+use super::{JobsError, pages};
+use crate::control::Handle;
+use crate::error::Error;
+use crate::job::{JobId, Snapshot};
+use crate::keys;
+
+/// Longest time for a unary call.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Streams open at a time.
+const STREAMS: usize = 1024;
+
+/// Items of a stream that wait for the client.
+const BUFFER: usize = 64;
+
+/// Most jobs read for a page before it is cut short: a job file has up to 256 KiB, a message 2 MiB.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// `JobService`.
+#[derive(Clone)]
+pub(crate) struct Jobs {
+    store: Store,
+    control: Handle,
+    streams: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Jobs {
+    pub(crate) fn new(
+        store: Store,
+        control: Handle,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            store,
+            control,
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            tasks,
+            stop,
+        }
+    }
+
+    async fn submit(&self, request: SubmitJobRequest) -> Result<SubmitJobResponse, JobsError> {
+        let id = &request.request_id;
+        if !(1..=128).contains(&id.len())
+            || !id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        {
+            return Err(JobsError::argument(
+                "request_id",
+                "must be 1 to 128 letters, digits, `-`, `_` or `.`, such as a UUID",
+            ));
+        }
+        let spec =
+            Job::parse(&request.spec_toml).map_err(|problems| JobsError::Spec { problems })?;
+        let relative = spec.relative_paths();
+        if !relative.is_empty() {
+            return Err(JobsError::RelativePaths(relative));
+        }
+        let job = self
+            .control
+            .submit(request.request_id, spec, request.spec_toml)
+            .await?;
+        Ok(SubmitJobResponse {
+            job: Some(job.wire()),
+        })
+    }
+
+    async fn list(&self, request: ListJobsRequest) -> Result<ListJobsResponse, JobsError> {
+        let after = pages::parse(&request.page_token).map_err(|()| {
+            JobsError::argument("page_token", "is not a next_page_token of this list")
+        })?;
+        let mut range = Range::prefix(keys::JOBS)
+            .reverse()
+            .limit(pages::size(request.page_size));
+        if let Some(job) = after {
+            range = range.after(keys::job(&job));
+        }
+        let page = self.store.range(range).await.map_err(Error::from)?;
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        for entry in &page.entries {
+            bytes += entry.value.len();
+            if bytes > PAGE_BYTES && !jobs.is_empty() {
+                break;
+            }
+            jobs.push(Snapshot::with_gang(&self.store, entry).await?);
+        }
+        let more = page.more || jobs.len() < page.entries.len();
+        let next_page_token = match jobs.last() {
+            Some(last) if more => pages::token(&last.record.job_id),
+            _ => String::new(),
+        };
+        Ok(ListJobsResponse {
+            jobs: jobs.iter().map(Snapshot::wire).collect(),
+            next_page_token,
+        })
+    }
+
+    async fn load(&self, job_id: &str) -> Result<Snapshot, JobsError> {
+        if job_id.is_empty() {
+            return Err(JobsError::argument("job_id", "is not set"));
+        }
+        let id = JobId::new(job_id);
+        let job = Snapshot::load(&self.store, &id).await?;
+        Ok(job.ok_or(Error::NoSuchJob(id))?)
+    }
+
+    /// Runs a stream's task, which ends with the stream or with the coordinator.
+    fn stream<T, F>(
+        &self,
+        task: impl FnOnce(Sink<T>) -> F,
+    ) -> Result<ReceiverStream<Result<T, Status>>, JobsError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let permit = self.streams.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| JobsError::TooManyStreams(STREAMS))?;
+        let (sender, receiver) = mpsc::channel(BUFFER);
+        let (task, stop) = (task(sender.clone()), self.stop.clone());
+        self.tasks.spawn(async move {
+            let _permit = permit;
+            let ended = tokio::select! {
+                ended = task => ended,
+                () = stop.cancelled() => Err(Error::Stopping),
+            };
+            if let Err(error) = ended {
+                // A full buffer means a client that does not read; it sees the stream's end.
+                let _ = sender.try_send(Err(error.into()));
+            }
+        });
+        Ok(ReceiverStream::new(receiver))
+    }
+}
+
+#[tonic::async_trait]
+impl JobService for Jobs {
+    async fn submit_job(
+        &self,
+        request: Request<SubmitJobRequest>,
+    ) -> Result<Response<SubmitJobResponse>, Status> {
+        bounded(self.submit(request.into_inner())).await
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<GetJobRequest>,
+    ) -> Result<Response<GetJobResponse>, Status> {
+        bounded(async {
+            let job = self.load(&request.get_ref().job_id).await?;
+            Ok(GetJobResponse {
+                job: Some(job.wire()),
+            })
+        })
+        .await
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
+        bounded(self.list(request.into_inner())).await
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<CancelJobRequest>,
+    ) -> Result<Response<CancelJobResponse>, Status> {
+        let CancelJobRequest { job_id, reason } = request.into_inner();
+        bounded(async {
+            let id = self.load(&job_id).await?.record.job_id;
+            let job = self.control.cancel(id, reason).await?;
+            Ok(CancelJobResponse {
+                job: Some(job.wire()),
+            })
+        })
+        .await
+    }
+
+    type WatchJobStream = ReceiverStream<Result<WatchJobResponse, Status>>;
+
+    async fn watch_job(
+        &self,
+        request: Request<WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let WatchJobRequest {
+            job_id,
+            after_cursor,
+        } = request.into_inner();
+        bounded(async {
+            let id = self.load(&job_id).await?.record.job_id;
+            let store = self.store.clone();
+            self.stream(|sink| follow::feed(store, id, after_cursor, sink))
+        })
+        .await
+    }
+
+    type StreamLogsStream = ReceiverStream<Result<StreamLogsResponse, Status>>;
+
+    async fn stream_logs(
+        &self,
+        request: Request<StreamLogsRequest>,
+    ) -> Result<Response<Self::StreamLogsStream>, Status> {
+        let StreamLogsRequest {
+            job_id,
+            after_cursor,
+            follow,
+        } = request.into_inner();
+        bounded(async {
+            let id = self.load(&job_id).await?.record.job_id;
+            let store = self.store.clone();
+            self.stream(|sink| follow::log(store, id, after_cursor, follow, sink))
+        })
+        .await
+    }
+}
+
+/// Bounds a call, and turns what it gives into what tonic takes.
+async fn bounded<T>(
+    call: impl Future<Output = Result<T, JobsError>>,
+) -> Result<Response<T>, Status> {
+    match tokio::time::timeout(DEADLINE, call).await {
+        Ok(Ok(value)) => Ok(Response::new(value)),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(Error::Busy.into()),
+    }
+}

@@ -1,0 +1,11 @@
+//! The gRPC services: thin, they check what comes in and hand it on.
+
+mod errors;
+mod follow;
+mod jobs;
+mod pages;
+mod workers;
+
+pub(crate) use errors::{JobsError, WorkersError};
+pub(crate) use jobs::Jobs;
+pub(crate) use workers::Workers;

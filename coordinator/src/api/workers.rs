@@ -1,0 +1,47 @@
+use espalier_proto::v1::worker_service_server::WorkerService;
+use espalier_proto::v1::{
+    ListWorkersRequest, ListWorkersResponse, SessionRequest, SessionResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::sessions::{OUTGOING, Sessions};
+
+/// `WorkerService`.
+#[derive(Clone)]
+pub(crate) struct Workers {
+    sessions: Sessions,
+    tasks: TaskTracker,
+}
+
+impl Workers {
+    pub(crate) fn new(sessions: Sessions, tasks: TaskTracker) -> Self {
+        Self { sessions, tasks }
+    }
+}
+
+#[tonic::async_trait]
+impl WorkerService for Workers {
+    type SessionStream = ReceiverStream<Result<SessionResponse, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (sender, receiver) = mpsc::channel(OUTGOING);
+        let sessions = self.sessions.clone();
+        self.tasks
+            .spawn(sessions.serve(request.into_inner(), sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<ListWorkersRequest>,
+    ) -> Result<Response<ListWorkersResponse>, Status> {
+        let workers = self.sessions.control.workers().await?;
+        Ok(Response::new(ListWorkersResponse { workers }))
+    }
+}

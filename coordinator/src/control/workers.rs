@@ -1,0 +1,264 @@
+//! Workers that come, go and are told things.
+
+use espalier_proto::v1::session_response::Message;
+use espalier_proto::v1::{Registered, Rendezvous, StartGang, Worker as WireWorker};
+use espalier_store::{Entry, Op, Txn};
+use tracing::info;
+
+use super::Control;
+use super::handle::Registration;
+use super::jobs::revoke;
+use super::tracked::Worker;
+use crate::clock::{Millis, timestamp, wall};
+use crate::codec::{decode, encode};
+use crate::error::Error;
+use crate::job::{JobId, Member, Snapshot, State};
+use crate::keys;
+use crate::scheduler::Candidate;
+use crate::worker::{WorkerRecord, device_wire};
+
+/// Most workers that are kept in mind.
+const MAX_WORKERS: usize = 10_000;
+
+/// Time after which a worker that is gone and runs nothing is forgotten.
+const FORGET_AFTER: std::time::Duration = std::time::Duration::from_secs(3600);
+
+impl Control {
+    /// A worker as it was stored by an earlier process.
+    pub(super) fn remember(&mut self, entry: &Entry) -> Result<(), Error> {
+        let record: WorkerRecord = decode(entry)?;
+        let worker = Worker {
+            record,
+            registered: false,
+            session: 0,
+            link: None,
+            heard_before: self.now(),
+        };
+        self.workers.insert(worker.record.worker_id.clone(), worker);
+        Ok(())
+    }
+
+    /// Opens a session, and tells the worker all that it missed; answers the session's number.
+    pub(super) async fn register(&mut self, registration: Registration) -> Result<u64, Error> {
+        let Registration {
+            record,
+            running,
+            link,
+        } = registration;
+        let id = record.worker_id.clone();
+        if !self.workers.contains_key(&id) && self.workers.len() >= MAX_WORKERS {
+            return Err(Error::TooManyWorkers(MAX_WORKERS));
+        }
+        let put = Txn::new().then(Op::put(keys::worker(&id), encode(&record)));
+        self.leader.commit(put).await?;
+        self.sessions += 1;
+        let ttl = self.limits.lease_ttl;
+        link.send(Message::Registered(Registered {
+            // Bounded where the options are read, so both fit.
+            lease_ttl_ms: ttl.as_millis() as u32,
+            heartbeat_interval_ms: (ttl / 5).as_millis() as u32,
+        }));
+        info!(
+            worker = id,
+            incarnation = record.incarnation,
+            gangs = running.len(),
+            "worker registered"
+        );
+        let incarnation = record.incarnation.clone();
+        let worker = Worker {
+            record,
+            registered: true,
+            session: self.sessions,
+            link: Some(link),
+            heard_before: self.now(),
+        };
+        if let Some(Worker {
+            link: Some(old), ..
+        }) = self.workers.insert(id.clone(), worker)
+        {
+            old.replace();
+        }
+        let running: Vec<(JobId, u64)> = running
+            .into_iter()
+            .map(|gang| (JobId::new(gang.job_id), gang.generation))
+            .collect();
+        self.revoke_stale(&id, &running);
+        self.tell_missed(&id, &incarnation, &running);
+        Ok(self.sessions)
+    }
+
+    fn revoke_stale(&self, worker: &str, running: &[(JobId, u64)]) {
+        for (job, generation) in running {
+            let current = self.jobs.get(job).and_then(|t| t.job.current(*generation));
+            if current.and_then(|gang| gang.member(worker)).is_none() {
+                self.send(
+                    worker,
+                    revoke(
+                        job,
+                        *generation,
+                        "the gang was ended while the worker was away",
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Gangs that this very process of the worker is to run: the start and the rendezvous may have
+    /// been lost with an earlier session, or ranks with it.
+    fn tell_missed(&mut self, worker: &str, incarnation: &str, running: &[(JobId, u64)]) {
+        let now = self.now();
+        let mut missed = Vec::new();
+        for (id, tracked) in &mut self.jobs {
+            let Some((gang, revision)) = &tracked.job.gang else {
+                continue;
+            };
+            let Some(member) = gang.member(worker).filter(|m| m.incarnation == incarnation) else {
+                continue;
+            };
+            let joined = member
+                .ranks()
+                .any(|rank| tracked.job.record.ranks.contains_key(&rank));
+            if running.contains(&(id.clone(), revision.0)) {
+                tracked.absent.remove(worker);
+            } else if joined || tracked.job.record.state != State::Placing {
+                tracked.absent.entry(worker.to_owned()).or_insert(now);
+                continue;
+            } else {
+                missed.push(start_gang(
+                    &tracked.job,
+                    gang.world_size(),
+                    revision.0,
+                    member,
+                ));
+            }
+            if let (Some(address), false) = (&tracked.job.record.rendezvous, joined) {
+                missed.push(Message::Rendezvous(Rendezvous {
+                    job_id: id.to_string(),
+                    generation: revision.0,
+                    address: address.clone(),
+                }));
+            }
+        }
+        for message in missed {
+            self.send(worker, message);
+        }
+    }
+
+    /// A session has ended. The lease goes on.
+    pub(super) fn closed(&mut self, id: &str, session: u64) {
+        if let Some(worker) = self.workers.get_mut(id).filter(|w| w.session == session) {
+            worker.heard_before = worker.heard();
+            worker.link = None;
+            info!(worker = id, "session ended");
+        }
+    }
+
+    /// Starts the ranks of a new gang on each of its workers.
+    pub(super) fn start(&self, job: &Snapshot) {
+        if let Some((gang, revision)) = &job.gang {
+            for member in &gang.members {
+                let message = start_gang(job, gang.world_size(), revision.0, member);
+                self.send(&member.worker_id, message);
+            }
+        }
+    }
+
+    /// To a worker's session. Without one, the worker is told when it registers.
+    pub(super) fn send(&self, worker: &str, message: Message) {
+        if let Some(link) = self.workers.get(worker).and_then(|w| w.link.as_ref()) {
+            link.send(message);
+        }
+    }
+
+    /// Workers whose session is open and whose lease is alive, with their free slots.
+    pub(super) fn candidates(&self, now: Millis) -> Vec<Candidate> {
+        let alive = |w: &&Worker| w.link.is_some() && now.since(w.heard()) <= self.limits.lease_ttl;
+        self.workers
+            .values()
+            .filter(alive)
+            .map(|worker| Candidate {
+                worker_id: worker.record.worker_id.clone(),
+                device: worker.record.device,
+                free: worker
+                    .record
+                    .slots
+                    .saturating_sub(self.used(&worker.record.worker_id)),
+            })
+            .collect()
+    }
+
+    pub(super) fn list_workers(&self) -> Vec<WireWorker> {
+        let (now, wall) = (self.now(), wall());
+        self.workers
+            .values()
+            .map(|worker| {
+                let id = &worker.record.worker_id;
+                let silence = now.since(worker.heard());
+                let seen = if worker.registered {
+                    wall.saturating_sub(silence.as_millis() as u64)
+                } else {
+                    worker.record.registered
+                };
+                WireWorker {
+                    worker_id: id.clone(),
+                    connected: worker.link.is_some() && silence <= self.limits.lease_ttl,
+                    device: device_wire(worker.record.device).into(),
+                    slots: worker.record.slots,
+                    used: self.used(id),
+                    rendezvous_host: worker.record.rendezvous_host.clone(),
+                    version: worker.record.version.clone(),
+                    last_seen_time: Some(timestamp(seen)),
+                    job_ids: self
+                        .memberships(id)
+                        .map(|(job, _)| job.to_string())
+                        .collect(),
+                }
+            })
+            .collect()
+    }
+
+    /// Forgets workers that have been gone for long and run nothing.
+    pub(super) async fn forget(&mut self, now: Millis) -> Result<(), Error> {
+        let gone: Vec<String> = self
+            .workers
+            .iter()
+            .filter(|(_, w)| w.link.is_none() && now.since(w.heard()) > FORGET_AFTER)
+            .filter(|(id, _)| self.memberships(id).next().is_none())
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in gone {
+            let delete = Txn::new()
+                .then(Op::delete(keys::worker(&id)))
+                .then(Op::delete(keys::acknowledged(&id)));
+            self.leader.commit(delete).await?;
+            self.workers.remove(&id);
+            info!(worker = id, "worker forgotten");
+        }
+        Ok(())
+    }
+
+    fn used(&self, worker: &str) -> u32 {
+        self.memberships(worker)
+            .map(|(_, member)| member.rank_count)
+            .sum()
+    }
+
+    fn memberships(&self, worker: &str) -> impl Iterator<Item = (&JobId, &Member)> {
+        self.jobs.iter().filter_map(move |(id, tracked)| {
+            tracked.gang()?.member(worker).map(|member| (id, member))
+        })
+    }
+}
+
+fn start_gang(job: &Snapshot, world_size: u32, generation: u64, member: &Member) -> Message {
+    Message::StartGang(StartGang {
+        job_id: job.record.job_id.to_string(),
+        generation,
+        world_size,
+        first_rank: member.first_rank,
+        rank_count: member.rank_count,
+        spec_toml: job.record.spec_toml.clone(),
+        resume_digest: job.record.checkpoint_digest.clone(),
+        committed_step: job.record.committed_step,
+    })
+}

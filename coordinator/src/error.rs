@@ -1,0 +1,60 @@
+//! What can go wrong inside the coordinator.
+
+use espalier_store::StoreError;
+
+use crate::codec::Unreadable;
+use crate::job::{IllegalTransition, JobId};
+
+/// Why the coordinator did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed, or this coordinator no longer leads.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored value cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// A decision does not fit the job's state.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+    /// Others changed the same keys again and again.
+    #[error("{what} changed too often while it was being written; try again")]
+    Contended {
+        /// What was written.
+        what: String,
+    },
+    /// There is no such job.
+    #[error("there is no job {0}")]
+    NoSuchJob(JobId),
+    /// The request id stands for a submit of something else.
+    #[error("request_id was used before, for another job file: it is job {0}")]
+    RequestReused(JobId),
+    /// Too many jobs wait or run.
+    #[error(
+        "{0} jobs wait or run, which is the most this coordinator takes; try again when some have ended"
+    )]
+    QueueFull(usize),
+    /// Too many workers are known.
+    #[error("{0} workers are known, which is the most this coordinator takes")]
+    TooManyWorkers(usize),
+    /// The coordinator is going down.
+    #[error("the coordinator is stopping")]
+    Stopping,
+    /// The coordinator is behind with its work.
+    #[error("the coordinator did not answer in time; try again")]
+    Busy,
+}
+
+impl Error {
+    /// The store can no longer be trusted to hold what this process believes: it must end, and start
+    /// over from what is stored.
+    pub fn is_fatal(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreadable(_)
+                | Self::Store(
+                    StoreError::NotLeader { .. } | StoreError::Backend(_) | StoreError::Closed
+                )
+        )
+    }
+}

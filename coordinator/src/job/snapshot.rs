@@ -1,0 +1,67 @@
+use espalier_proto::v1;
+use espalier_store::{Entry, Revision, Store};
+
+use super::record::wire;
+use super::{Gang, JobId, Record};
+use crate::codec::decode;
+use crate::error::Error;
+use crate::keys;
+
+/// A job as read from the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    /// The record.
+    pub(crate) record: Record,
+    /// Revision of the record; 0 when it is still to be made.
+    pub(crate) revision: Revision,
+    /// The current gang and its generation.
+    pub(crate) gang: Option<(Gang, Revision)>,
+}
+
+impl Snapshot {
+    /// Reads a job.
+    pub(crate) async fn load(store: &Store, id: &JobId) -> Result<Option<Self>, Error> {
+        if !id.is_well_formed() {
+            return Ok(None);
+        }
+        let Some(entry) = store.get(&keys::job(id)).await? else {
+            return Ok(None);
+        };
+        Self::with_gang(store, &entry).await.map(Some)
+    }
+
+    /// Completes a job whose record was read.
+    pub(crate) async fn with_gang(store: &Store, entry: &Entry) -> Result<Self, Error> {
+        let record: Record = decode(entry)?;
+        let gang = match store.get(&keys::gang(&record.job_id)).await? {
+            Some(gang) => Some((decode(&gang)?, gang.mod_revision)),
+            None => None,
+        };
+        Ok(Self {
+            record,
+            revision: entry.mod_revision,
+            gang,
+        })
+    }
+
+    /// Generation of the current gang, or of the last one; 0 before the first.
+    pub(crate) fn generation(&self) -> u64 {
+        self.gang
+            .as_ref()
+            .map_or(self.record.last_generation, |(_, revision)| revision.0)
+    }
+
+    /// The gang, if this is its generation.
+    pub(crate) fn current(&self, generation: u64) -> Option<&Gang> {
+        self.gang
+            .as_ref()
+            .filter(|(_, revision)| revision.0 == generation)
+            .map(|(gang, _)| gang)
+    }
+
+    /// The job on the wire.
+    pub(crate) fn wire(&self) -> v1::Job {
+        let gang = self.gang.as_ref().map(|(gang, _)| gang);
+        wire(&self.record, gang, self.generation())
+    }
+}
