@@ -146,7 +146,7 @@ async fn lead(
         served
     };
     let controlled = async {
-        // Streams are told to end first; the loop answers them until the store closes.
+        // Calls that still come are told that the coordinator is stopping.
         let ended = control.run(halt.clone()).await;
         halt.cancel();
         ended

@@ -7,7 +7,7 @@ use espalier_proto::v1::session_request::Message;
 use espalier_proto::v1::watch_job_response::Entry;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
 use espalier_proto::v1::{
-    DeviceKind, GetJobRequest, Job, JobEvent, JobState, RankReport, RankState, Register,
+    DeviceKind, GetJobRequest, Heartbeat, Job, JobEvent, JobState, RankReport, RankState, Register,
     RunningGang, SessionRequest, SessionResponse, StartGang, StepCommit, SubmitJobRequest,
     WatchJobRequest, session_response,
 };
@@ -264,6 +264,19 @@ impl Worker {
             message: Some(message),
         };
         self.sender.send(request).await.unwrap();
+    }
+
+    /// Keeps the lease alive for as long as it is polled; ends with the session.
+    pub(crate) fn beats(&self) -> impl Future<Output = ()> + use<> {
+        let sender = self.sender.clone();
+        async move {
+            let heartbeat = SessionRequest {
+                message: Some(Message::Heartbeat(Heartbeat {})),
+            };
+            while sender.send(heartbeat.clone()).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
 
     pub(crate) async fn message(&mut self) -> Result<Option<SessionResponse>, Status> {

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use espalier_coordinator::Options;
-use espalier_proto::v1::session_request::Message;
-use espalier_proto::v1::{Heartbeat, JobState, ListWorkersRequest, RankState};
+use espalier_proto::v1::{JobState, RankState};
 
 use crate::bench::{Bench, Worker, spec};
 
@@ -50,10 +49,10 @@ async fn a_worker_that_does_not_come_back_is_lost_after_the_grace() {
     let start = gone.started().await;
     bench.restart().await;
     let mut other = Worker::join(&bench, "b", "b1", &[]).await;
-    other.say(Message::Heartbeat(Heartbeat {})).await;
+    let beats = other.beats();
     let again = tokio::select! {
         again = other.started() => again,
-        () = beat(&bench) => unreachable!("beats for ever"),
+        () = beats => panic!("the session ended"),
     };
     assert!(again.generation > start.generation);
     let job = bench.job(&job.job_id).await;
@@ -62,19 +61,6 @@ async fn a_worker_that_does_not_come_back_is_lost_after_the_grace() {
         (JobState::Placing, vec!["b".to_owned()])
     );
     assert_eq!(job.restarts.get("infrastructure"), Some(&1));
-}
-
-/// Keeps a second session of nobody's concern from being the only traffic.
-async fn beat(bench: &Bench) {
-    loop {
-        bench
-            .workers()
-            .await
-            .list_workers(ListWorkersRequest {})
-            .await
-            .unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 #[tokio::test]
@@ -124,20 +110,20 @@ async fn ranks_that_vanished_without_a_report_are_started_anew() {
     bench.reach(&job.job_id, JobState::Running).await;
     drop(worker);
     let mut empty = Worker::join(&bench, "a", "a1", &[]).await;
-    let beating = tokio::time::interval(Duration::from_millis(200));
-    tokio::pin!(beating);
-    let job = loop {
-        beating.tick().await;
-        empty.say(Message::Heartbeat(Heartbeat {})).await;
-        let now = bench.job(&job.job_id).await;
-        if now.generation > start.generation {
-            break now;
-        }
+    let beats = empty.beats();
+    let told = async {
+        let (_, reason) = empty.revoked().await;
+        (reason, empty.started().await)
     };
-    assert_eq!(job.restarts.get("infrastructure"), Some(&1));
-    let (_, reason) = empty.revoked().await;
+    let (reason, again) = tokio::select! {
+        told = told => told,
+        () = beats => panic!("the session ended"),
+    };
     assert!(
         reason.starts_with("worker a registered without the ranks"),
         "{reason}"
     );
+    assert!(again.generation > start.generation);
+    let job = bench.job(&job.job_id).await;
+    assert_eq!(job.restarts.get("infrastructure"), Some(&1));
 }

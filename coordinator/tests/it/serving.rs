@@ -12,7 +12,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, spec};
 
 const SERVICES: [&str; 3] = [
     "espalier.v1.JobService",
@@ -62,7 +62,8 @@ async fn reflection_lists_every_service() {
 #[tokio::test]
 async fn a_second_coordinator_on_the_folder_is_refused() {
     let bench = Bench::start().await;
-    bench.jobs().await;
+    // Answers, so it has its folder open.
+    bench.submit("r1", &spec(1, 1)).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let options = Options {
         data_dir: bench.data_dir().to_owned(),
