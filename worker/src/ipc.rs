@@ -167,6 +167,9 @@ pub struct Metrics {
     /// Samples a second over the steps since the last record.
     #[serde(deserialize_with = "number")]
     pub samples_per_second: f64,
+    /// Wall time of a step over the steps since the last record.
+    #[serde(deserialize_with = "number")]
+    pub seconds_per_step: f64,
     /// Rate of open gates, MHSA and FFN of each block in turn; 1 where there is no gate.
     #[serde(deserialize_with = "numbers")]
     pub gate_rates: Vec<f64>,

@@ -4,6 +4,7 @@
 //! speak the messages of [`ipc`] over a Unix socket.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod args;
 pub mod eval;
 pub mod ipc;

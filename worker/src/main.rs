@@ -4,18 +4,20 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use espalier_worker::args::{Cli, Command};
+use espalier_worker::args::{AgentArgs, Cli, Command};
+use espalier_worker::{agent, eval, rank};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging();
     let result: anyhow::Result<()> = match cli.command {
-        Command::Agent(args) => Err(anyhow::anyhow!("agent is not linked in: {args:?}")),
-        Command::Rank(args) => Err(anyhow::anyhow!("rank is not linked in: {args:?}")),
-        Command::Eval(args) => Err(anyhow::anyhow!("eval is not linked in: {args:?}")),
+        Command::Agent(args) => serve(args),
+        Command::Rank(args) => rank::run(&args.socket, args.rank).map_err(Into::into),
+        Command::Eval(args) => eval::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -24,6 +26,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ranks and evaluations need no runtime, so only the agent makes one.
+fn serve(args: AgentArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(agent::run(args))
 }
 
 /// Logs go to stderr: the agent forwards a rank's stderr to the job's log.

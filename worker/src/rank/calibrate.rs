@@ -20,7 +20,7 @@ impl Calibration {
 }
 
 /// The ratio is taken to be met within this share of the target.
-const TOLERANCE: f64 = 0.001;
+const TOLERANCE: f64 = 0.002;
 /// Margins are differences of logits: beyond this, a gate is certain.
 const WIDEST: f64 = 64.0;
 /// Halvings of the bracket.

@@ -19,7 +19,7 @@ use super::{
 use crate::ipc::CheckpointKind;
 
 /// Samples of the calibration split that the threshold is found on.
-const CALIBRATED: usize = 4000;
+const CALIBRATED: usize = 2000;
 /// How far hard MACs may be off the target before people are told, as a share of the target.
 const NOTABLE_MISS: f64 = 0.01;
 

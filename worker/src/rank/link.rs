@@ -180,3 +180,76 @@ fn unexpected(what: &'static str, got: &ToRank) -> LinkError {
     };
     LinkError::Unexpected { what, got }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, path::PathBuf};
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// A rank's link and its agent's end.
+    fn pair() -> (tempfile::TempDir, Link, UnixStream) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let link = Link::connect(&path).unwrap();
+        let (agent, _) = listener.accept().unwrap();
+        (folder, link, agent)
+    }
+
+    fn stored(step: u64) -> ToRank {
+        ToRank::Stored {
+            step,
+            digest: "sha256:0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn messages_go_both_ways() {
+        let (_folder, link, mut agent) = pair();
+        link.send(&FromRank::Hello { rank: 2 }).unwrap();
+        let mut reader = BufReader::new(agent.try_clone().unwrap());
+        assert_eq!(
+            ipc::read(&mut reader).unwrap(),
+            Some(FromRank::Hello { rank: 2 })
+        );
+        let address = "127.0.0.1:5".to_owned();
+        ipc::write(&mut agent, &ToRank::Rendezvous { address }).unwrap();
+        ipc::write(&mut agent, &stored(4)).unwrap();
+        // Rank 0 passes the rendezvous over.
+        link.wait_stored(4, SOON).unwrap();
+        drop(link);
+        assert_eq!(ipc::read::<FromRank>(&mut reader).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_not_due_is_named() {
+        let (_folder, link, mut agent) = pair();
+        ipc::write(&mut agent, &stored(3)).unwrap();
+        let error = link.wait_start(SOON).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the agent sent Stored for step 3 where Start was due"
+        );
+        ipc::write(&mut agent, &stored(3)).unwrap();
+        let error = link.wait_stored(4, SOON).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the agent sent Stored for step 3 where Stored was due"
+        );
+        let error = link
+            .wait_rendezvous(Duration::from_millis(1))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "the agent did not send Rendezvous within 0 s");
+    }
+
+    #[test]
+    fn no_agent_is_said_with_the_path() {
+        let path = PathBuf::from("/absent/agent.sock");
+        let error = Link::connect(&path).unwrap_err().to_string();
+        assert!(error.starts_with("cannot reach the agent at /absent/agent.sock: "));
+    }
+}

@@ -148,6 +148,7 @@ fn metrics(
         lr: advance.lr,
         grad_norm: advance.grad_norm,
         samples_per_second: outcome.global.samples / seconds_per_step,
+        seconds_per_step,
         gate_rates,
         eval_accuracy,
     }

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Samples of the calibration split that accuracy is measured on during training.
-const EVALUATED: usize = 2000;
+const EVALUATED: usize = 1000;
 
 /// A replica: the same on every rank after every step.
 #[derive(Debug)]

@@ -1,0 +1,90 @@
+//! What a gang's ranks start from: checkpoints of the registry, pulled into the gang's folder.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use espalier_job::{Init, Job};
+use espalier_proto::v1::StartGang;
+use espalier_registry::{Client, ClientError};
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+
+use super::backoff;
+use crate::ipc::Fault;
+
+/// How long a registry that is away is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Folders of pulled checkpoints.
+#[derive(Debug, Default)]
+pub(super) struct Assets {
+    /// The training checkpoint to go on from.
+    pub(super) resume: Option<PathBuf>,
+    /// The dense checkpoint to begin with.
+    pub(super) init: Option<PathBuf>,
+    /// The teacher.
+    pub(super) teacher: Option<PathBuf>,
+}
+
+/// Pulls what the order and its job name.
+///
+/// # Errors
+/// Whose fault it is, and what is missing: a reference of the job file that does not exist is the
+/// user's, everything else the machinery's.
+pub(super) async fn fetch(
+    registry: &str,
+    order: &StartGang,
+    job: &Job,
+    run_dir: &Path,
+) -> Result<Assets, (Fault, String)> {
+    let resume = Some(order.resume_digest.as_str()).filter(|digest| !digest.is_empty());
+    // A job that goes on has its weights already.
+    let init = match &job.model.init {
+        Init::Checkpoint(reference) if resume.is_none() => Some(reference.as_str()),
+        _ => None,
+    };
+    let distillation = job.train.distillation.as_ref();
+    let teacher = distillation.map(|asked| asked.teacher.as_str());
+    let pull = async |field: &str, reference: Option<&str>, folder: &str| match reference {
+        None => Ok(None),
+        Some(reference) => {
+            let dir = run_dir.join(folder);
+            pull(registry, reference, &dir)
+                .await
+                .map_err(|error| blame(&error, field, reference))?;
+            Ok(Some(dir))
+        }
+    };
+    Ok(Assets {
+        resume: pull("the last training checkpoint", resume, "resume").await?,
+        init: pull("model.init.checkpoint", init, "init").await?,
+        teacher: pull("train.distillation.teacher", teacher, "teacher").await?,
+    })
+}
+
+async fn pull(registry: &str, reference: &str, dir: &Path) -> Result<(), ClientError> {
+    let give_up = Instant::now() + PATIENCE;
+    let mut attempt = 0;
+    loop {
+        let pulled = match Client::connect(registry).await {
+            Ok(client) => client.pull(reference, dir, |_, _| {}).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        match pulled {
+            Err(error) if error.is_transient() && Instant::now() < give_up => {
+                tracing::warn!(reference, %error, "pull is tried again");
+                sleep(backoff::delay(attempt, 0)).await;
+                attempt += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn blame(error: &ClientError, field: &str, reference: &str) -> (Fault, String) {
+    let fault = match error.code() {
+        Some(Code::NotFound | Code::InvalidArgument) => Fault::User,
+        _ => Fault::Infrastructure,
+    };
+    (fault, format!("{field}: {reference:?}: {error}"))
+}

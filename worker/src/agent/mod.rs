@@ -1,0 +1,122 @@
+//! The agent: one per machine. It keeps a session with the coordinator, starts ranks as processes,
+//! carries their reports, and pushes their checkpoints. It never calls libtorch.
+
+mod assets;
+mod backoff;
+mod connection;
+mod gang;
+mod identity;
+mod key;
+mod lines;
+mod logs;
+mod mailbox;
+mod outbox;
+mod push;
+mod rank_process;
+mod report;
+mod roster;
+mod session;
+mod state;
+mod supervisor;
+mod throttle;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use espalier_proto::v1::{DeviceKind, Register};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+use uuid::Uuid;
+
+use crate::args::{AgentArgs, Device};
+use identity::Home;
+use mailbox::Mailbox;
+use outbox::Outbox;
+use session::Session;
+use supervisor::Supervisor;
+
+/// Bytes of metrics and log lines kept while the coordinator is away.
+const OUTBOX_LIMIT: usize = 16 << 20;
+/// Orders on their way to the supervisor.
+const ORDERS: usize = 64;
+/// Time for the last reports to be acknowledged when the agent stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Serves the coordinator until interrupted or terminated.
+///
+/// # Errors
+/// A folder that cannot be used, or an endpoint that is none. Losing the coordinator is no error.
+pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let home = Home::open(&args.dir, args.id.as_deref())?;
+    let incarnation = Uuid::new_v4();
+    tracing::info!(
+        worker = home.worker_id,
+        coordinator = args.coordinator,
+        "agent starts"
+    );
+
+    let mailbox = Mailbox::new(Outbox::new(OUTBOX_LIMIT));
+    let (orders, received) = mpsc::channel(ORDERS);
+    let session = Session {
+        endpoint: endpoint(&args.coordinator)?,
+        register: Register {
+            worker_id: home.worker_id.clone(),
+            incarnation: incarnation.to_string(),
+            rendezvous_host: args.host.clone(),
+            device: match args.device {
+                Device::Cpu => DeviceKind::Cpu,
+                Device::Cuda => DeviceKind::Cuda,
+            }
+            .into(),
+            slots: args.slots,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            running: Vec::new(),
+        },
+        mailbox: mailbox.clone(),
+        orders,
+        seed: incarnation.as_u64_pair().0,
+    };
+    let mut supervisor = Supervisor::new(&args, home.runs.clone(), mailbox.clone());
+
+    let stop_session = CancellationToken::new();
+    let session = tokio::spawn(session.run(stop_session.clone()));
+    let stopping = stop_signal()?;
+    supervisor.serve(received, stopping).await;
+    supervisor.stop_all().await;
+    if tokio::time::timeout(DRAIN, mailbox.drained())
+        .await
+        .is_err()
+    {
+        tracing::warn!("some reports were not acknowledged in time");
+    }
+    stop_session.cancel();
+    session.await.context("the session task")?;
+    tracing::info!("agent stopped");
+    Ok(())
+}
+
+/// Keep-alive at 1 s: without it a link that was cut is never noticed.
+fn endpoint(coordinator: &str) -> anyhow::Result<Endpoint> {
+    Ok(Endpoint::from_shared(coordinator.to_owned())
+        .with_context(|| {
+            format!("--coordinator {coordinator:?} is no URL such as http://host:7878")
+        })?
+        .connect_timeout(Duration::from_secs(3))
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(Duration::from_secs(1))
+        .keep_alive_while_idle(true))
+}
+
+/// Ends when the process is interrupted or terminated.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminated = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+    })
+}

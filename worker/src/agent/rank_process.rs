@@ -1,0 +1,92 @@
+//! A rank's process: started, its output read, and killed on request.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+
+use super::logs;
+use super::mailbox::Reporter;
+use super::roster::Exit;
+use crate::args::Device;
+
+/// Which rank to start, and where.
+pub(super) struct Spawn<'a> {
+    pub(super) rank: u32,
+    pub(super) slot: u32,
+    pub(super) device: Device,
+    pub(super) socket: &'a Path,
+}
+
+/// Starts the process. The future ends when the process has ended and its output was read; it is
+/// killed when `kill` is cancelled, or the future is dropped.
+pub(super) fn start(
+    spawn: &Spawn<'_>,
+    reporter: Reporter,
+    kill: CancellationToken,
+) -> io::Result<impl Future<Output = Exit> + Send + 'static> {
+    let rank = spawn.rank;
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .arg("rank")
+        .arg("--socket")
+        .arg(spawn.socket)
+        .args(["--rank", &rank.to_string()])
+        // One thread per rank: more would fight for the cores of the other ranks.
+        .env("OMP_NUM_THREADS", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    if spawn.device == Device::Cuda {
+        command.env("CUDA_VISIBLE_DEVICES", spawn.slot.to_string());
+    }
+    let mut child = command.spawn()?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    Ok(async move {
+        let (lines, queue) = logs::queue();
+        let read_stdout = {
+            let lines = lines.clone();
+            async move {
+                if let Some(pipe) = stdout {
+                    lines.read(pipe).await;
+                }
+            }
+        };
+        let read_stderr = async move {
+            match stderr {
+                Some(pipe) => lines.read(pipe).await,
+                None => None,
+            }
+        };
+        let report = logs::batch(queue, rank, |report| reporter.push(report));
+        let (status, (), last_line, ()) =
+            tokio::join!(ended(&mut child, &kill), read_stdout, read_stderr, report);
+        Exit { status, last_line }
+    })
+}
+
+async fn ended(child: &mut Child, kill: &CancellationToken) -> String {
+    let status = tokio::select! {
+        status = child.wait() => status,
+        () = kill.cancelled() => match child.start_kill() {
+            Ok(()) => child.wait().await,
+            Err(error) => Err(error),
+        },
+    };
+    match status {
+        Ok(status) => in_words(status),
+        Err(error) => format!("an unknown status ({error})"),
+    }
+}
+
+fn in_words(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
