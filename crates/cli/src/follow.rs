@@ -33,6 +33,11 @@ impl Patience {
     const MOST_FAILURES: u32 = 150;
     const PAUSE: Duration = Duration::from_secs(2);
 
+    /// No try has failed since the last progress.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.failures == 0
+    }
+
     /// Waits before the next try.
     ///
     /// # Errors
@@ -71,7 +76,9 @@ pub(crate) async fn until_end(endpoint: &str, job_id: &str, show: Show) -> Resul
                 if cursor > seen {
                     patience = Patience::default();
                 }
-                if let Some(progress) = &progress {
+                if let Some(progress) = &progress
+                    && patience.is_fresh()
+                {
                     progress.note("connection to the coordinator lost, trying again");
                 }
                 patience.wait_or(failure).await?;

@@ -10,15 +10,15 @@ mod blobs;
 mod client;
 mod digest;
 mod errors;
+mod files;
 mod hook;
 mod manifest;
+mod records;
 mod rules;
 mod service;
 
 pub use blobs::Blobs;
-pub use client::{
-    Alias, AliasMoves, Checkpoints, Client, ClientError, Expected, Found, PublishRequest, Pulled,
-};
+pub use client::{Alias, Client, ClientError, Expected, Found, PublishRequest, Pulled};
 pub use digest::Digest;
 pub use errors::{ERROR_DOMAIN, RegistryError};
 pub use hook::{HookPlan, NoJobs, PublishHook};

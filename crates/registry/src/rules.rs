@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 /// Longest name and alias, in bytes.
 const MAX_NAME: usize = 63;
 
+/// Longest id of a request, in bytes.
+const MAX_REQUEST_ID: usize = 128;
+
 /// Longest path of a file in a checkpoint, in bytes.
 const MAX_PATH: usize = 255;
 
@@ -23,6 +26,21 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     }
     Err(format!(
         "{name:?} is not 1 to {MAX_NAME} of a-z, 0-9, `-`, `_` and `.`, starting with a letter or digit"
+    ))
+}
+
+/// Checks the id of a request, which becomes part of a key.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check_request_id(id: &str) -> Result<(), String> {
+    let fits = (1..=MAX_REQUEST_ID).contains(&id.len());
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if fits && id.bytes().all(plain) {
+        return Ok(());
+    }
+    Err(format!(
+        "{id:?} is not 1 to {MAX_REQUEST_ID} letters, digits, `-`, `_` and `.`, such as a uuid"
     ))
 }
 
@@ -130,6 +148,15 @@ mod tests {
             "", "-a", ".a", "A", "a/b", "a:b", "a@b", "a b", "\u{e9}", &long,
         ] {
             assert!(check_name(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn request_ids_fit_in_a_key() {
+        assert_eq!(check_request_id("7f1c-A_b.9"), Ok(()));
+        let long = "a".repeat(129);
+        for id in ["", "a/b", "a b", "\n", "\u{e9}", &long] {
+            assert!(check_request_id(id).is_err(), "{id:?}");
         }
     }
 

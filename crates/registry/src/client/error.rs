@@ -85,6 +85,10 @@ impl ClientError {
 
     /// Whether the same call may succeed later: the registry was away, or busy.
     pub fn is_transient(&self) -> bool {
-        self.code().is_some_and(super::retry::is_transient)
+        match self {
+            Self::Rpc { status, .. } => super::retry::is_transient(status),
+            Self::Unreachable { .. } => true,
+            _ => false,
+        }
     }
 }

@@ -15,7 +15,7 @@ pub struct PublishRequest {
     pub lineage: Lineage,
     /// Steps that it makes durable, when a job's rank publishes.
     pub commit: Option<StepCommit>,
-    /// Id of this publish, of at most 63 characters: repeats with the same id and content are answered
+    /// Id of this publish, of at most 128 letters, digits, `-`, `_` and `.`: repeats with the same id and content are answered
     /// alike. One is made up when it is not set; set it to repeat a push after a restart.
     pub request_id: Option<String>,
 }

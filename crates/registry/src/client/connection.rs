@@ -1,0 +1,117 @@
+use std::time::Duration;
+
+use espalier_proto::MAX_MESSAGE;
+use espalier_proto::v1::registry_service_client::RegistryServiceClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use super::ClientError;
+use super::retry::{MAX_TRIES, is_transient, pause};
+
+/// Deadline of a unary call.
+const CALL: Duration = Duration::from_secs(15);
+
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Without keep-alive a cut link is never noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// How long an answer to a keep-alive may take: more than a busy machine needs.
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(5);
+
+/// The connection to a registry.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    pub(super) endpoint: String,
+    rpc: RegistryServiceClient<Channel>,
+}
+
+impl Connection {
+    pub(super) async fn open(endpoint: &str) -> Result<Self, ClientError> {
+        let malformed = |problem: String| ClientError::Endpoint {
+            endpoint: endpoint.to_owned(),
+            problem,
+        };
+        let target = Endpoint::from_shared(endpoint.to_owned())
+            .map_err(|e| malformed(deepest(&e)))?
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+            .tcp_nodelay(true);
+        if target.uri().scheme_str() != Some("http") {
+            return Err(malformed("it does not begin with http://".to_owned()));
+        }
+        let channel = target
+            .connect()
+            .await
+            .map_err(|e| ClientError::Unreachable {
+                endpoint: endpoint.to_owned(),
+                problem: deepest(&e),
+            })?;
+        let rpc = RegistryServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        Ok(Self {
+            endpoint: endpoint.to_owned(),
+            rpc,
+        })
+    }
+
+    pub(super) fn rpc(&self) -> RegistryServiceClient<Channel> {
+        self.rpc.clone()
+    }
+
+    pub(super) fn failed(&self, operation: impl Into<String>, status: Status) -> ClientError {
+        ClientError::Rpc {
+            operation: operation.into(),
+            endpoint: self.endpoint.clone(),
+            status: Box::new(status),
+        }
+    }
+
+    /// Makes a unary call with a deadline, again a bounded number of times while it may help.
+    pub(super) async fn call<T, F>(
+        &self,
+        operation: &str,
+        mut call: impl FnMut(RegistryServiceClient<Channel>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let mut failures = 0;
+        loop {
+            let answer = match tokio::time::timeout(CALL, call(self.rpc())).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Status::deadline_exceeded(format!("no answer for {CALL:?}"))),
+            };
+            match answer {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => {
+                    failures += 1;
+                    if failures == MAX_TRIES || !is_transient(&status) {
+                        return Err(self.failed(operation, status));
+                    }
+                    tracing::debug!(operation, failures, %status, "call failed; trying again");
+                    pause(failures, &status).await;
+                }
+            }
+        }
+    }
+}
+
+/// A request that tells the server the deadline of a unary call.
+pub(super) fn unary<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL);
+    request
+}
+
+/// What went wrong at the bottom: the layers above only say that something did.
+fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
