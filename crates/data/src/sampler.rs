@@ -118,7 +118,7 @@ mod tests {
     fn the_order_is_pinned() {
         // A change here changes the meaning of every job ever run.
         let mut sampler = Sampler::new(1000, 5, 7).unwrap();
-        assert_eq!(sampler.step_samples(1), [0; 5]);
+        assert_eq!(sampler.step_samples(1), [68, 873, 865, 955, 136]);
     }
 
     #[test]

@@ -83,7 +83,7 @@ mod tests {
     fn the_held_out_samples_are_pinned() {
         // A change here lets new jobs train on what older checkpoints were calibrated on.
         let (_, calibration) = hold_out(100, 0.05).unwrap();
-        assert_eq!(calibration, [0; 5]);
+        assert_eq!(calibration, [17, 19, 41, 70, 92]);
     }
 
     #[test]

@@ -13,10 +13,17 @@ use crate::{DataError, Shape};
 /// Largest image, in pixels: at the widest pixel format the decoder's default limit of 512 MiB.
 const MAX_PIXELS: u64 = 64 << 20;
 
+const CUT_OFF: &str = "cut off: its end is missing";
+
 /// Checks that the file is a JPEG or PNG of sensible size with its end, without decoding it.
 pub(super) fn check(path: &Path) -> Result<(), DataError> {
     let reader = open(path)?;
-    let format = reader.format();
+    let mut file = BufReader::new(File::open(path).map_err(DataError::read(path))?);
+    if let Some(format) = reader.format()
+        && !is_complete(&mut file, format).map_err(DataError::read(path))?
+    {
+        return Err(DataError::content(path, CUT_OFF));
+    }
     let (width, height) = reader
         .into_dimensions()
         .map_err(|error| undecodable(path, error))?;
@@ -24,13 +31,7 @@ pub(super) fn check(path: &Path) -> Result<(), DataError> {
         let reason = format!("{width} x {height} pixels are more than the limit, {MAX_PIXELS}");
         return Err(DataError::content(path, reason));
     }
-    let mut file = BufReader::new(File::open(path).map_err(DataError::read(path))?);
-    match format {
-        Some(format) if !is_complete(&mut file, format).map_err(DataError::read(path))? => {
-            Err(DataError::content(path, "cut off: its end is missing"))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// The pixels, CHW of `shape`: the largest centred square, scaled.
@@ -49,8 +50,10 @@ pub(super) fn pixels(path: &Path, shape: Shape) -> Result<Vec<u8>, DataError> {
 }
 
 fn open(path: &Path) -> Result<ImageReader<BufReader<File>>, DataError> {
-    let reader = ImageReader::open(path)
-        .and_then(ImageReader::with_guessed_format)
+    // By content alone: a file's name may promise what it does not hold.
+    let file = File::open(path).map_err(DataError::read(path))?;
+    let reader = ImageReader::new(BufReader::new(file))
+        .with_guessed_format()
         .map_err(DataError::read(path))?;
     match reader.format() {
         Some(ImageFormat::Jpeg | ImageFormat::Png) => Ok(reader),
@@ -77,7 +80,10 @@ fn undecodable(path: &Path, error: ImageError) -> DataError {
         ImageError::IoError(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
             DataError::read(path)(error)
         }
-        ImageError::IoError(_) => DataError::content(path, "cut off: its end is missing"),
-        error => DataError::content(path, format!("damaged image: {error}")),
+        ImageError::IoError(_) => DataError::content(path, CUT_OFF),
+        error => {
+            let reason = format!("damaged image: {}", error.to_string().trim_end());
+            DataError::content(path, reason)
+        }
     }
 }

@@ -1,0 +1,8 @@
+//! Data sets in files: known ones, damaged ones, and loading ahead.
+// The exemption for tests does not reach their helpers.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+mod damaged;
+mod known;
+mod loader;
+mod written;

@@ -1,0 +1,85 @@
+use espalier_job::{Average, GateInput};
+use espalier_random::{Rng as _, StandardNormal, Stream, rng};
+use espalier_vit::{Config, Dims, GateConfig, Vit};
+use tch::{Device, Tensor, no_grad};
+
+/// A grey image of 28 pixels in patches of 7: 17 tokens, CLS included.
+pub(crate) fn dims() -> Dims {
+    Dims {
+        image_size: 28,
+        patch_size: 7,
+        channels: 1,
+        classes: 10,
+        width: 32,
+        depth: 3,
+        heads: 4,
+        ffn: 64,
+    }
+}
+
+pub(crate) fn gates(input: GateInput, average: Average) -> GateConfig {
+    GateConfig {
+        input,
+        average,
+        hidden: 8,
+        keep_init: 0.6,
+        threshold: 0.0,
+    }
+}
+
+pub(crate) fn dense() -> Vit {
+    roughened(Config::dense(dims(), vec![0.5], vec![0.25]))
+}
+
+pub(crate) fn gated(gate: GateConfig) -> Vit {
+    roughened(Config {
+        gate: Some(gate),
+        ..Config::dense(dims(), vec![0.5], vec![0.25])
+    })
+}
+
+/// A new model moved far from its start, so that no part of it is too small to matter and gates
+/// differ from sample to sample.
+fn roughened(config: Config) -> Vit {
+    let vit = Vit::new(config, 1, Device::Cpu).unwrap();
+    no_grad(|| {
+        for (index, param) in (100..).zip(vit.parameters()) {
+            let scale = if param.name.contains("gate") {
+                0.6
+            } else {
+                0.15
+            };
+            let noise = normal(&param.tensor.size(), index);
+            let _ = param.tensor.shallow_clone().g_add_(&(noise * scale));
+        }
+    });
+    vit
+}
+
+pub(crate) fn images(dims: &Dims, batch: i64, index: u64) -> Tensor {
+    normal(
+        &[batch, dims.channels, dims.image_size, dims.image_size],
+        index,
+    )
+}
+
+pub(crate) fn normal(shape: &[i64], index: u64) -> Tensor {
+    let count = shape.iter().product::<i64>() as usize;
+    let values: Vec<f32> = rng(3, Stream::Init, 1, index)
+        .sample_iter(StandardNormal)
+        .take(count)
+        .collect();
+    Tensor::from_slice(&values).reshape(shape)
+}
+
+/// Asserts that two tensors agree to `tolerance` relative to the larger of 1 and the largest value.
+#[track_caller]
+pub(crate) fn assert_close(left: &Tensor, right: &Tensor, tolerance: f64) {
+    assert_eq!(left.size(), right.size());
+    let scale = right.abs().max().double_value(&[]).max(1.0);
+    let distance = (left - right).abs().max().double_value(&[]);
+    assert!(
+        distance <= tolerance * scale,
+        "{distance} apart, values up to {scale}"
+    );
+}

@@ -1,0 +1,147 @@
+//! Shared, per-sample and forced decisions.
+
+use espalier_job::{Average, GateInput};
+use espalier_vit::{Groups, Routing, Vit, gate_noise};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::common::{assert_close, dense, dims, gated, gates, images};
+
+const BATCH: i64 = 24;
+
+fn every_gate() -> impl Iterator<Item = Vit> {
+    [GateInput::Cls, GateInput::Mean]
+        .into_iter()
+        .flat_map(|input| {
+            [Average::Logits, Average::Probability].map(|average| gated(gates(input, average)))
+        })
+}
+
+#[test]
+fn per_sample_logits_do_not_depend_on_the_batch() {
+    for vit in every_gate() {
+        let x_BCHW = images(&dims(), BATCH, 1);
+        let (whole, decisions_BM) = per_sample(&vit, &x_BCHW);
+        assert!(
+            distinct(&decisions_BM) > 1,
+            "all samples decide the same: nothing is tested"
+        );
+        for size in [1, 5, 8] {
+            let parts: Vec<Tensor> = x_BCHW
+                .split(size, 0)
+                .iter()
+                .map(|part| per_sample(&vit, part).0)
+                .collect();
+            assert_close(&Tensor::cat(&parts, 0), &whole, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn shared_at_batch_one_is_per_sample() {
+    for vit in every_gate() {
+        for part in images(&dims(), BATCH, 2).split(1, 0) {
+            let shared = no_grad(|| vit.forward(&part, &Routing::Shared));
+            let (logits_BK, decisions_BM) = per_sample(&vit, &part);
+            assert_eq!(shared.decisions_BM, decisions_BM);
+            assert_close(&shared.logits_BK, &logits_BK, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn shared_decides_once_for_the_batch() {
+    let vit = gated(gates(GateInput::Cls, Average::Logits));
+    let output = no_grad(|| vit.forward(&images(&dims(), BATCH, 3), &Routing::Shared));
+    assert_eq!(distinct(&output.decisions_BM), 1);
+}
+
+#[test]
+fn forced_repeats_what_was_decided() {
+    let vit = gated(gates(GateInput::Mean, Average::Logits));
+    let x_BCHW = images(&dims(), BATCH, 4);
+    let (logits_BK, decisions_BM) = per_sample(&vit, &x_BCHW);
+    let forced = no_grad(|| vit.forward(&x_BCHW, &Routing::Forced(&decisions_BM)));
+    assert_close(&forced.logits_BK, &logits_BK, 1e-6);
+    assert_eq!(forced.decisions_BM, decisions_BM);
+
+    let other = no_grad(|| vit.forward(&x_BCHW, &Routing::Forced(&decisions_BM.roll(1, 0))));
+    let moved = (other.logits_BK - logits_BK).abs().max().double_value(&[]);
+    assert!(moved > 1e-3, "decisions of other samples change nothing");
+}
+
+#[test]
+fn threshold_moves_the_rate_from_all_to_none() {
+    let mut vit = gated(gates(GateInput::Cls, Average::Logits));
+    let x_BCHW = images(&dims(), BATCH, 5);
+    let mut rate = |threshold| {
+        vit.set_threshold(threshold);
+        per_sample(&vit, &x_BCHW)
+            .1
+            .mean(Kind::Double)
+            .double_value(&[])
+    };
+    assert_eq!(rate(-1e6), 1.0);
+    assert_eq!(rate(1e6), 0.0);
+}
+
+#[test]
+fn a_skipped_module_is_not_run() {
+    // A module that ran would spread its NaN over the residual stream.
+    let mut vit = gated(gates(GateInput::Cls, Average::Logits));
+    for param in vit.parameters() {
+        let module = ["attn.", "mlp.", "norm1.", "norm2."]
+            .iter()
+            .any(|part| param.name.contains(part));
+        if module && !param.name.contains("gate") {
+            let _ = no_grad(|| param.tensor.shallow_clone().fill_(f64::NAN));
+        }
+    }
+    vit.set_threshold(1e6);
+    for routing in [Routing::Shared, Routing::PerSample] {
+        let output = no_grad(|| vit.forward(&images(&dims(), 4, 6), &routing));
+        assert!(bool::try_from(output.logits_BK.isfinite().all()).unwrap());
+    }
+}
+
+#[test]
+fn one_training_group_a_sample_without_noise_is_per_sample() {
+    for vit in every_gate() {
+        let x_BCHW = images(&dims(), BATCH, 7);
+        let groups = Groups::new(&(0..BATCH).collect::<Vec<_>>(), Device::Cpu);
+        let noise_GM = gate_noise(0, 1, 0, BATCH, dims().modules(), Device::Cpu).zeros_like();
+        let routing = Routing::Train {
+            groups: &groups,
+            noise_GM: &noise_GM,
+            tau: 0.5,
+            open: false,
+            masks: None,
+        };
+        let trained = vit.forward(&x_BCHW, &routing);
+        let (logits_BK, decisions_BM) = per_sample(&vit, &x_BCHW);
+        assert_eq!(trained.decisions_BM, decisions_BM);
+        assert_close(&trained.logits_BK, &logits_BK, 1e-5);
+        let sum_M = decisions_BM.sum_dim_intlist(0, false, None);
+        assert_close(&trained.open_M.detach(), &sum_M, 1e-6);
+    }
+}
+
+#[test]
+fn without_gates_every_mode_is_open() {
+    let vit = dense();
+    let x_BCHW = images(&dims(), 6, 8);
+    let open = vit.forward(&x_BCHW, &Routing::Open);
+    assert_eq!(open.decisions_BM, Tensor::ones_like(&open.decisions_BM));
+    for routing in [Routing::Shared, Routing::PerSample] {
+        let output = vit.forward(&x_BCHW, &routing);
+        assert_close(&output.logits_BK, &open.logits_BK, 1e-6);
+    }
+}
+
+fn per_sample(vit: &Vit, x_BCHW: &Tensor) -> (Tensor, Tensor) {
+    let output = no_grad(|| vit.forward(x_BCHW, &Routing::PerSample));
+    (output.logits_BK, output.decisions_BM)
+}
+
+fn distinct(rows: &Tensor) -> i64 {
+    rows.unique_dim(0, true, false, false).0.size()[0]
+}
