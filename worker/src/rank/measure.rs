@@ -9,6 +9,10 @@ use super::step::tensors;
 /// Samples in a forward pass, about. A constant: results then do not depend on who measures.
 const CHUNK: usize = 256;
 
+/// Inference batches from this size on are run one by one, skipping what they skip; smaller ones
+/// would be so many forward passes that masking in one of them is faster.
+const WORTH_SKIPPING: usize = 32;
+
 /// How the gates decide.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mode<'a> {
@@ -79,8 +83,7 @@ pub(crate) fn measure(
         let batch = load_batch(dataset, &samples, None)?;
         let (x_BCHW, label_B) = tensors(&batch, model, model.device());
         for (mode, tally) in modes.iter().zip(&mut tallies) {
-            let output = no_grad(|| forward(model, &x_BCHW, mode, first));
-            tally.add(&output, &label_B);
+            no_grad(|| run(model, &x_BCHW, &label_B, mode, first, tally));
         }
     }
     Ok(tallies.into_iter().map(Tally::finish).collect())
@@ -97,25 +100,40 @@ fn chunk_of(modes: &[Mode<'_>]) -> usize {
     largest * (CHUNK / largest).max(1)
 }
 
-fn forward(model: &Vit, x_BCHW: &Tensor, mode: &Mode<'_>, first: usize) -> Output {
+/// Runs `mode` over the chunk that starts at sample `first`.
+fn run(
+    model: &Vit,
+    x_BCHW: &Tensor,
+    label_B: &Tensor,
+    mode: &Mode<'_>,
+    first: usize,
+    tally: &mut Tally,
+) {
     let batch = x_BCHW.size()[0];
-    let device = model.device();
-    match mode {
+    let ids = |size: i64| -> Vec<i64> { (0..batch).map(|sample| sample / size).collect() };
+    let output = match *mode {
         Mode::PerSample => model.forward(x_BCHW, &Routing::PerSample),
         Mode::Forced(decisions_BM) => {
             let own = decisions_BM.narrow(0, first as i64, batch);
             model.forward(x_BCHW, &Routing::Forced(&own))
         }
+        Mode::Shared(size) if size >= WORTH_SKIPPING => {
+            for (x_BCHW, label_B) in x_BCHW
+                .split(size as i64, 0)
+                .iter()
+                .zip(&label_B.split(size as i64, 0))
+            {
+                tally.add(&model.forward(x_BCHW, &Routing::Shared), label_B);
+            }
+            return;
+        }
         Mode::Shared(size) => {
-            let ids: Vec<i64> = (0..batch).map(|sample| sample / *size as i64).collect();
             let threshold = model.config().gate.map_or(0.0, |gate| gate.threshold);
-            grouped(model, x_BCHW, &ids, -threshold, None, false, device)
+            grouped(model, x_BCHW, &ids(size as i64), -threshold, None, false)
         }
-        Mode::Searched(masks, open) => {
-            let ids: Vec<i64> = (0..batch).collect();
-            grouped(model, x_BCHW, &ids, 0.0, Some(masks), *open, device)
-        }
-    }
+        Mode::Searched(masks, open) => grouped(model, x_BCHW, &ids(1), 0.0, Some(masks), open),
+    };
+    tally.add(&output, label_B);
 }
 
 /// The decisions of shared mode for all groups in one forward pass: a group keeps a module where
@@ -129,8 +147,8 @@ fn grouped(
     noise: f64,
     masks: Option<&Masks>,
     open: bool,
-    device: Device,
 ) -> Output {
+    let device = model.device();
     let groups = Groups::new(ids, device);
     let modules = model.config().dims.modules();
     let noise_GM = Tensor::full([groups.count(), modules], noise, (Kind::Float, device));
