@@ -1,1 +1,17 @@
-//! espalier-tests
+//! A real cluster for tests: the three programs as processes, real images, files in a folder that
+//! goes with the test.
+#![forbid(unsafe_code)]
+// A harness may only panic: what it cannot do is a failed test.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
+
+mod cluster;
+mod feed;
+mod images;
+mod job;
+mod programs;
+
+pub use cluster::{Cluster, Ran};
+pub use feed::Feed;
+pub use images::subset;
+pub use job::TinyJob;
+pub use programs::{program, repository};

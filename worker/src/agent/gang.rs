@@ -112,11 +112,11 @@ impl Gang {
         let mut tasks = JoinSet::new();
         tasks.spawn(connection::accept(listener, events.clone()));
         let mut kill = BTreeMap::new();
-        for (rank, &slot) in self.ranks().zip(&self.slots) {
+        for rank in self.ranks() {
             let token = CancellationToken::new();
             let spawn = Spawn {
                 rank,
-                slot,
+                slots: &self.slots,
                 device: self.place.device,
                 socket: &socket,
             };

@@ -16,7 +16,8 @@ use crate::args::Device;
 /// Which rank to start, and where.
 pub(super) struct Spawn<'a> {
     pub(super) rank: u32,
-    pub(super) slot: u32,
+    /// Slots of the gang on this worker: its GPUs, from which a rank takes its own.
+    pub(super) slots: &'a [u32],
     pub(super) device: Device,
     pub(super) socket: &'a Path,
 }
@@ -42,7 +43,8 @@ pub(super) fn start(
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     if spawn.device == Device::Cuda {
-        command.env("CUDA_VISIBLE_DEVICES", spawn.slot.to_string());
+        let slots: Vec<String> = spawn.slots.iter().map(u32::to_string).collect();
+        command.env("CUDA_VISIBLE_DEVICES", slots.join(","));
     }
     let mut child = command.spawn()?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());

@@ -1,0 +1,288 @@
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::{Feed, TinyJob, program, subset};
+
+/// Longest wait for anything; far more than it takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// A coordinator and workers as processes of this machine.
+pub struct Cluster {
+    dir: tempfile::TempDir,
+    port: u16,
+    coordinator: Option<Child>,
+    workers: Vec<Option<Child>>,
+}
+
+/// What a run of the command line gave.
+#[derive(Debug)]
+pub struct Ran {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Cluster {
+    /// Starts a coordinator and so many workers, and waits until all are registered.
+    pub fn start(workers: usize) -> Self {
+        let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut cluster = Self {
+            dir: tempfile::tempdir().unwrap(),
+            port: probe.local_addr().unwrap().port(),
+            coordinator: None,
+            workers: (0..workers).map(|_| None).collect(),
+        };
+        drop(probe);
+        subset(&cluster.data(), 2000, 400);
+        cluster.start_coordinator();
+        for index in 0..workers {
+            cluster.start_worker(index);
+        }
+        cluster.wait("all workers to register", |cluster| {
+            let listed = cluster.cli(&["worker", "list", "-o", "json"]);
+            let known: Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
+            let connected = known.as_array().into_iter().flatten();
+            connected.filter(|w| w["connected"] == true).count() == workers
+        });
+        cluster
+    }
+
+    /// The test's folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Folder of the images: 2000 to train, 400 to validate.
+    pub fn data(&self) -> PathBuf {
+        self.dir().join("images")
+    }
+
+    /// Folder of the registry's blobs.
+    pub fn blobs(&self) -> PathBuf {
+        self.dir().join("coordinator/blobs")
+    }
+
+    /// Where the coordinator listens.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts the coordinator, again or for the first time.
+    pub fn start_coordinator(&mut self) {
+        let mut command = Command::new(program("espalier-coordinator"));
+        command
+            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .arg("--data-dir")
+            .arg(self.dir().join("coordinator"));
+        self.coordinator = Some(self.spawn(command, "coordinator"));
+        self.wait("the coordinator to listen", |cluster| {
+            cluster.cli(&["worker", "list"]).code == 0
+        });
+    }
+
+    /// Starts a worker, again or for the first time.
+    pub fn start_worker(&mut self, index: usize) {
+        let name = format!("worker-{index}");
+        let mut command = Command::new(program("espalier-worker"));
+        command
+            .args(["agent", "--coordinator", &self.endpoint(), "--id", &name])
+            .arg("--dir")
+            .arg(self.dir().join(&name));
+        self.workers[index] = Some(self.spawn(command, &name));
+    }
+
+    fn spawn(&self, mut command: Command, name: &str) -> Child {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir().join(format!("{name}.log")))
+            .unwrap();
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Kills the coordinator with SIGKILL.
+    pub fn kill_coordinator(&mut self) {
+        kill(self.coordinator.take());
+    }
+
+    /// Kills a worker's agent with SIGKILL; its ranks are left to notice.
+    pub fn kill_worker(&mut self, index: usize) {
+        kill(self.workers[index].take());
+    }
+
+    /// Processes of ranks of this cluster, in the order of their ids.
+    pub fn ranks(&self) -> Vec<u32> {
+        let mine = self.dir().as_os_str().as_encoded_bytes().to_vec();
+        let mut pids: Vec<u32> = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid| {
+                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let words: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
+                words.get(1) == Some(&b"rank".as_slice())
+                    && words.iter().any(|word| word.starts_with(&mine))
+            })
+            .collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    /// Kills a process with SIGKILL; one that has just ended is as well.
+    pub fn kill_process(pid: u32) {
+        let _ = Command::new("kill")
+            .args(["-KILL", &pid.to_string()])
+            .stderr(Stdio::null())
+            .status();
+    }
+
+    /// Runs `espalier` with these arguments against this cluster.
+    pub fn cli(&self, args: &[&str]) -> Ran {
+        let output = Command::new(program("espalier"))
+            .args(args)
+            .env("ESPALIER_ENDPOINT", self.endpoint())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        Ran::from(output)
+    }
+
+    /// Submits a job file's text; the answer is the job's id.
+    #[track_caller]
+    pub fn submit(&self, toml: &str) -> String {
+        let ran = self.try_submit(toml);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran.stdout.trim().to_owned()
+    }
+
+    /// As [`Cluster::submit`], whatever comes of it.
+    pub fn try_submit(&self, toml: &str) -> Ran {
+        let file = self.dir().join("job.toml");
+        fs::write(&file, toml).unwrap();
+        self.cli(&["job", "submit", "-f", file.to_str().unwrap()])
+    }
+
+    /// The job as JSON.
+    #[track_caller]
+    pub fn job(&self, job_id: &str) -> Value {
+        let ran = self.cli(&["job", "describe", job_id, "-o", "json"]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        serde_json::from_str(&ran.stdout).unwrap()
+    }
+
+    /// Waits for the job's end; gives it as JSON.
+    #[track_caller]
+    pub fn ended(&self, job_id: &str) -> Value {
+        self.wait(&format!("job {job_id} to end"), |cluster| {
+            let state = cluster.job(job_id)["state"].clone();
+            ["SUCCEEDED", "FAILED", "CANCELLED"]
+                .iter()
+                .any(|end| state == *end)
+        });
+        self.job(job_id)
+    }
+
+    /// Runs a job to its success; gives its id and its feed.
+    #[track_caller]
+    pub fn run(&self, job: &TinyJob) -> (String, Feed) {
+        let job_id = self.submit(&job.toml());
+        self.succeeded(&job_id);
+        let feed = Feed::read(&self.endpoint(), &job_id);
+        (job_id, feed)
+    }
+
+    /// Waits for the job's success.
+    #[track_caller]
+    pub fn succeeded(&self, job_id: &str) -> Value {
+        let job = self.ended(job_id);
+        assert_eq!(job["state"], "SUCCEEDED", "{job:#}\n{}", self.logs());
+        job
+    }
+
+    /// Pulls a checkpoint into a new folder.
+    #[track_caller]
+    pub fn pull(&self, reference: &str, folder: &str) -> PathBuf {
+        let dir = self.dir().join(folder);
+        let ran = self.cli(&["checkpoint", "pull", reference, dir.to_str().unwrap()]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        dir
+    }
+
+    /// The published models, as JSON.
+    pub fn models(&self) -> Vec<Value> {
+        let ran = self.cli(&["checkpoint", "list", "-o", "json"]);
+        let listed: Value = serde_json::from_str(&ran.stdout).unwrap();
+        listed.as_array().cloned().unwrap_or_default()
+    }
+
+    /// Waits until `holds`.
+    #[track_caller]
+    pub fn wait(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(
+                Instant::now() < deadline,
+                "waited {} s for {what}\n{}",
+                PATIENCE.as_secs(),
+                self.logs()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The ends of all processes' logs.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for entry in fs::read_dir(self.dir()).unwrap().flatten() {
+            if entry.path().extension().is_some_and(|e| e == "log") {
+                let log = fs::read_to_string(entry.path()).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let end = lines[lines.len().saturating_sub(25)..].join("\n");
+                text.push_str(&format!("--- {}\n{end}\n", entry.path().display()));
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for index in 0..self.workers.len() {
+            self.kill_worker(index);
+        }
+        self.kill_coordinator();
+        for pid in self.ranks() {
+            Self::kill_process(pid);
+        }
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+fn kill(child: Option<Child>) {
+    if let Some(mut child) = child {
+        // It may have ended by itself; either way it is reaped.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}

@@ -1,0 +1,94 @@
+use std::path::{Path, PathBuf};
+
+/// A job that is done in seconds: a vision transformer of two blocks, pruned and gated.
+#[derive(Clone, Debug)]
+pub struct TinyJob {
+    /// Folder of the images.
+    pub data: PathBuf,
+    /// Steps of the search stage.
+    pub search: u64,
+    /// Steps of the tune stage.
+    pub tune: u64,
+    /// Workers, neither more nor less.
+    pub workers: u32,
+    /// Steps between checkpoints.
+    pub every: u64,
+    /// Name of the published model.
+    pub name: String,
+}
+
+impl TinyJob {
+    /// 50 steps on one worker over the images in `data`.
+    pub fn new(data: &Path) -> Self {
+        Self {
+            data: data.to_path_buf(),
+            search: 20,
+            tune: 30,
+            workers: 1,
+            every: 10,
+            name: "tiny".to_owned(),
+        }
+    }
+
+    /// The job file. Four micro-batches a step, so that three ranks run unequal shares.
+    pub fn toml(&self) -> String {
+        let Self {
+            data,
+            search,
+            tune,
+            workers,
+            every,
+            name,
+        } = self;
+        let data = data.display();
+        format!(
+            r#"
+name = "{name}"
+
+[model]
+image_size = 28
+patch_size = 7
+channels = 1
+classes = 10
+width = 32
+depth = 2
+heads = 2
+ffn = 64
+
+[data]
+format = "idx"
+train = "{data}"
+validation = "{data}"
+mean = [0.286]
+std = [0.353]
+augment = {{ flip = true, pad = 2 }}
+
+[compress]
+target = 0.6
+static_target = 0.8
+search = {{ steps = {search} }}
+tune = {{ steps = {tune} }}
+gate = {{ input = "mean" }}
+grouping = [
+    {{ policy = "recursive", weight = 0.7 }},
+    {{ policy = {{ uniform = 1 }}, weight = 0.3 }},
+]
+
+[train]
+global_batch = 64
+micro_batch = 16
+seed = 11
+metrics_every = 1
+optimizer = {{ lr = 2e-3 }}
+ema_decay = 0.9
+
+[resources]
+workers = {{ min = {workers}, max = {workers} }}
+
+[publish]
+name = "{name}"
+every = {every}
+"#
+        )
+    }
+}

@@ -1,0 +1,129 @@
+//! From submit to a pulled, smaller checkpoint, by the command line and by a foreign client.
+
+use std::fs;
+use std::process::Command;
+
+use espalier_tests::{Cluster, TinyJob, repository};
+use serde_json::Value;
+
+#[test]
+fn the_command_line_trains_publishes_pulls_and_evaluates() {
+    let cluster = Cluster::start(2);
+    let job = TinyJob {
+        workers: 2,
+        ..TinyJob::new(&cluster.data())
+    };
+    let file = cluster.dir().join("followed.toml");
+    fs::write(&file, job.toml()).unwrap();
+    let followed = cluster.cli(&["job", "submit", "--follow", "-f", file.to_str().unwrap()]);
+    assert_eq!(followed.code, 0, "{}\n{}", followed.stderr, cluster.logs());
+    let job_id = followed.stdout.trim();
+    for word in [
+        "RUNNING",
+        "PUBLISHING",
+        "SUCCEEDED",
+        "step 50/50",
+        "published sha256:",
+    ] {
+        assert!(
+            followed.stderr.contains(word),
+            "{word} is not in\n{}",
+            followed.stderr
+        );
+    }
+
+    assert_eq!(
+        cluster
+            .cli(&["job", "wait", job_id, "--timeout", "10s"])
+            .code,
+        0
+    );
+    assert!(cluster.cli(&["job", "list"]).stdout.contains("SUCCEEDED"));
+    assert_eq!(cluster.cli(&["job", "logs", job_id]).code, 0);
+    let described = cluster.job(job_id);
+    assert_eq!(
+        (&described["committed_step"], &described["total_steps"]),
+        (&50.into(), &50.into())
+    );
+
+    let models = cluster.models();
+    assert_eq!(models.len(), 1);
+    assert_eq!(models[0]["digest"], described["published_digest"]);
+    assert_eq!(models[0]["aliases"][0], "latest");
+    let shown = cluster.cli(&["checkpoint", "describe", "tiny:latest"]);
+    assert!(shown.stdout.contains("MACs, effective"), "{}", shown.stdout);
+    let history = cluster.cli(&["checkpoint", "history", "tiny:latest", "-o", "json"]);
+    let moves: Value = serde_json::from_str(&history.stdout).unwrap();
+    assert_eq!(moves[0]["to_digest"], described["published_digest"]);
+
+    let dir = cluster.pull("tiny:latest", "pulled");
+    let report: Value = read_json(&dir.join("report.json"));
+    let evaluated = cluster.cli(&["eval", dir.to_str().unwrap(), "-o", "json"]);
+    assert_eq!(evaluated.code, 0, "{}", evaluated.stderr);
+    let evaluated: Value = serde_json::from_str(&evaluated.stdout).unwrap();
+    assert_eq!(evaluated["accuracy"], report["accuracy"]["per_sample"]);
+
+    for (batch, accuracy) in report["accuracy"]["shared"].as_object().unwrap() {
+        let args = [
+            "eval",
+            "tiny:latest",
+            "--mode",
+            "shared",
+            "--batch",
+            batch,
+            "-o",
+            "json",
+        ];
+        let shared = cluster.cli(&args);
+        let shared: Value = serde_json::from_str(&shared.stdout).unwrap();
+        assert_eq!(shared["accuracy"], *accuracy, "shared at batch {batch}");
+    }
+
+    let ratio = report["macs"]["effective_ratio"].as_f64().unwrap();
+    assert!(
+        (ratio / 0.6 - 1.0).abs() <= 0.02,
+        "hard MACs are {ratio} of dense, not 0.6"
+    );
+    assert!(report["params"]["compressed"].as_u64() < report["params"]["dense"].as_u64());
+    assert!(report["bytes"].as_u64() < report["bytes_dense"].as_u64());
+    assert_eq!(
+        report["accuracy"]["shared"]["1"],
+        report["accuracy"]["per_sample"]
+    );
+}
+
+#[test]
+fn a_python_client_needs_reflection_alone() {
+    let cluster = Cluster::start(1);
+    let job = TinyJob {
+        search: 4,
+        tune: 4,
+        every: 100,
+        ..TinyJob::new(&cluster.data())
+    };
+    let file = cluster.dir().join("python.toml");
+    fs::write(&file, job.toml()).unwrap();
+    let interpreter = repository().join(".cache/python/bin/python");
+    let output = Command::new(&interpreter)
+        .arg(repository().join("tests/system/client.py"))
+        .arg(cluster.endpoint().trim_start_matches("http://"))
+        .arg(&file)
+        .output()
+        .unwrap_or_else(|e| panic!("{}: {e}: `make test` makes it", interpreter.display()));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}\n{}", cluster.logs());
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["state"], "JOB_STATE_SUCCEEDED");
+    assert_eq!(told["digest"], cluster.models()[0]["digest"]);
+    assert_eq!(told["health"], "SERVING");
+    assert!(
+        told["files"]
+            .as_array()
+            .unwrap()
+            .contains(&"model.safetensors".into())
+    );
+}
+
+fn read_json(path: &std::path::Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
