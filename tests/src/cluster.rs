@@ -211,10 +211,10 @@ impl Cluster {
         job
     }
 
-    /// Pulls a checkpoint into a new folder.
+    /// Pulls a checkpoint into a new folder of this name.
     #[track_caller]
-    pub fn pull(&self, reference: &str, folder: &str) -> PathBuf {
-        let dir = self.dir().join(folder);
+    pub fn pull(&self, reference: &str, name: &str) -> PathBuf {
+        let dir = self.dir().join("pulled").join(name);
         let ran = self.cli(&["checkpoint", "pull", reference, dir.to_str().unwrap()]);
         assert_eq!(ran.code, 0, "{}", ran.stderr);
         dir

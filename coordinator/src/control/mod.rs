@@ -156,8 +156,10 @@ impl Control {
     fn track(&mut self, job: Snapshot) {
         let id = job.record.job_id.clone();
         if job.record.state.is_terminal() {
-            if self.jobs.remove(&id).is_some() {
+            if let Some(ended) = self.jobs.remove(&id) {
                 info!(job = %id, state = %job.record.state, reason = job.record.reason, "job ended");
+                // Its last ranks may be on their way out: the workers' slots are free from now on.
+                self.tell_revoked(&id, ended.job.placed(), "the job has ended");
             }
             return;
         }

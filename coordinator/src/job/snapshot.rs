@@ -2,7 +2,7 @@ use espalier_proto::v1;
 use espalier_store::{Entry, Revision, Store};
 
 use super::record::wire;
-use super::{Gang, JobId, Record};
+use super::{Gang, JobId, Placed, Record};
 use crate::codec::decode;
 use crate::error::Error;
 use crate::keys;
@@ -57,6 +57,15 @@ impl Snapshot {
             .as_ref()
             .filter(|(_, revision)| revision.0 == generation)
             .map(|(gang, _)| gang)
+    }
+
+    /// The current gang, to be told of its end.
+    pub(crate) fn placed(&self) -> Option<Placed> {
+        let (gang, revision) = self.gang.as_ref()?;
+        Some(Placed {
+            gang: gang.clone(),
+            generation: revision.0,
+        })
     }
 
     /// The job on the wire.

@@ -41,13 +41,14 @@ async fn evaluate(worker: &Path, dir: &Path, args: &EvalArgs) -> Result<Value, F
     }
     let output = command
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
         .kill_on_drop(true)
         .output()
         .await
         .with_context(|| format!("starting {}", worker.display()))?;
     if !output.status.success() {
-        return Err(anyhow::anyhow!("evaluation failed ({})", output.status).into());
+        let said = String::from_utf8_lossy(&output.stderr);
+        let reason = said.trim().trim_start_matches("error: ");
+        return Err(anyhow::anyhow!("evaluation failed ({}): {reason}", output.status).into());
     }
     let result =
         serde_json::from_slice(&output.stdout).context("reading the evaluation's result")?;

@@ -13,7 +13,7 @@ const CASES: &[(&str, &str, &str)] = &[
         "name",
     ),
     ("name = \"tiny\"\n\n[model]", "[model]", "name"),
-    ("image_size = 28", "image_size = 30", "model.image_size"),
+    ("image_size = 28", "image_size = 30", "model.patch_size"),
     ("patch_size = 7", "patch_size = 0", "model.patch_size"),
     ("channels = 1", "channels = -1", "model.channels"),
     ("classes = 10", "classes = 0", "model.classes"),

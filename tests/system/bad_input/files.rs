@@ -1,9 +1,10 @@
 //! Data sets and weights that are wrong: the job fails before its first step and says which file.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use espalier_tests::{Cluster, Feed, TinyJob, subset};
+use serde_json::Value;
 
 /// How an otherwise good folder of images is damaged, and what the reason names.
 type Damage = (fn(&Path), &'static str);
@@ -129,8 +130,8 @@ fn a_damaged_checkpoint_is_neither_pulled_nor_evaluated() {
         assert!(ran.stderr.contains(name), "{name} is not in {}", ran.stderr);
     }
 
-    // The largest blob is the weights': flip a bit of it, then cut it.
-    let blob = largest(&cluster.blobs());
+    // Flip a bit of the stored weights, then cut them.
+    let blob = weights_blob(&cluster);
     let whole = fs::read(&blob).unwrap();
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;
@@ -177,17 +178,15 @@ fn overwrite(file: &Path, at: usize, byte: u8) {
     fs::write(file, content).unwrap();
 }
 
-fn largest(folder: &Path) -> std::path::PathBuf {
-    let mut files = Vec::new();
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(dir).unwrap().flatten() {
-            if entry.path().is_dir() {
-                open.push(entry.path());
-            } else {
-                files.push((entry.metadata().unwrap().len(), entry.path()));
-            }
-        }
-    }
-    files.into_iter().max().unwrap().1
+/// Where the registry keeps the weights of `tiny:latest`.
+fn weights_blob(cluster: &Cluster) -> PathBuf {
+    let described = cluster.cli(&["checkpoint", "describe", "tiny:latest", "-o", "json"]);
+    let described: Value = serde_json::from_str(&described.stdout).unwrap();
+    let files = described["manifest"]["files"].as_array().unwrap();
+    let weights = files
+        .iter()
+        .find(|file| file["path"] == "model.safetensors");
+    let digest = weights.unwrap()["digest"].as_str().unwrap();
+    let hex = digest.trim_start_matches("sha256:");
+    cluster.blobs().join("sha256").join(&hex[..2]).join(hex)
 }

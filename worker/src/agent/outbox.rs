@@ -67,12 +67,13 @@ impl Outbox {
         self.announcements.remove(gang);
     }
 
-    /// The gang was revoked: nothing more of it leaves this worker.
+    /// The gang was revoked: nothing more of it leaves this worker but its log lines, which often
+    /// tell why.
     pub(crate) fn retract(&mut self, gang: &GangKey) {
         self.finish(gang);
         let mut freed = 0;
         self.entries.retain(|_, entry| {
-            let stays = entry.gang != *gang;
+            let stays = entry.gang != *gang || entry.is_log();
             freed += if stays { 0 } else { entry.weight() };
             stays
         });
@@ -191,6 +192,13 @@ impl Entry {
             Body::Report(report) if report.droppable() => report.weight(),
             Body::Report(_) | Body::Dropped(_) => 0,
         }
+    }
+
+    fn is_log(&self) -> bool {
+        matches!(
+            self.body,
+            Body::Report(Report::Logs { .. }) | Body::Dropped(_)
+        )
     }
 
     fn message(&self, sequence: u64) -> Message {

@@ -30,6 +30,7 @@ pub(super) struct Supervisor {
 /// The way to a gang's task.
 struct Handle {
     stop: CancellationToken,
+    gone: CancellationToken,
     rendezvous: watch::Sender<Option<String>>,
 }
 
@@ -142,8 +143,15 @@ impl Supervisor {
 
     fn start(&mut self, gang: GangKey, order: StartGang, slots: Vec<u32>) {
         tracing::info!(%gang, ?slots, first_rank = order.first_rank, world_size = order.world_size, "gang starts");
-        let stop = CancellationToken::new();
+        let (stop, gone) = (CancellationToken::new(), CancellationToken::new());
         let (rendezvous, address) = watch::channel(None);
+        // A gang that was stopped has given back its slots, but may still be dying in them.
+        let dying: Vec<CancellationToken> = self
+            .gangs
+            .values()
+            .filter(|handle| handle.stop.is_cancelled())
+            .map(|handle| handle.gone.clone())
+            .collect();
         let task = Gang {
             key: gang.clone(),
             order,
@@ -154,11 +162,19 @@ impl Supervisor {
             stop: stop.clone(),
         };
         self.tasks.spawn(async move {
+            for gone in dying {
+                gone.cancelled().await;
+            }
             let key = task.key.clone();
             task.run().await;
             key
         });
-        self.gangs.insert(gang, Handle { stop, rendezvous });
+        let handle = Handle {
+            stop,
+            gone,
+            rendezvous,
+        };
+        self.gangs.insert(gang, handle);
     }
 
     fn rendezvous(&self, rendezvous: Rendezvous) {
@@ -177,7 +193,9 @@ impl Supervisor {
                 tracing::info!(%gang, "gang has ended");
                 self.state.ended(&gang);
                 self.mailbox.update(|outbox| outbox.finish(&gang));
-                self.gangs.remove(&gang);
+                if let Some(handle) = self.gangs.remove(&gang) {
+                    handle.gone.cancel();
+                }
             }
             // A gang's task that panicked is a defect of the agent: its ranks died with it, and the
             // coordinator hears of it by the agent's restart.
