@@ -197,7 +197,7 @@ impl fmt::Display for Trigger {
 pub fn markdown() -> String {
     let mut text = String::from(
         "# The states of a job\n\n\
-         Generated from `coordinator/src/job/states.rs` by `cargo run -p espalier-coordinator --example docs`.\n\n\
+         Generated from `coordinator/src/job/states.rs` by `make docs`.\n\n\
          | state | meaning |\n|---|---|\n",
     );
     for state in State::ALL {
@@ -270,7 +270,7 @@ mod tests {
         let page = std::fs::read_to_string(path).unwrap();
         assert!(
             page == markdown(),
-            "docs/jobs-states.md is out of date: run `cargo run -p espalier-coordinator --example docs`"
+            "docs/jobs-states.md is out of date: run `make docs`"
         );
     }
 

@@ -7,7 +7,10 @@ use espalier_tests::{Cluster, Feed, TinyJob, subset};
 use serde_json::Value;
 
 /// How an otherwise good folder of images is damaged, and what the reason names.
-type Damage = (fn(&Path), &'static str);
+type Damage = (Edit, &'static str);
+
+/// A change to a file or folder.
+type Edit = fn(&Path);
 
 const DATA: &[Damage] = &[
     (|dir| fs::remove_dir_all(dir).unwrap(), "images"),
@@ -109,7 +112,7 @@ fn a_damaged_checkpoint_is_neither_pulled_nor_evaluated() {
     cluster.run(&job);
     let good = cluster.pull("tiny:latest", "good");
 
-    let damages: [(&str, fn(&Path)); 5] = [
+    let damages: [(&str, Edit); 5] = [
         ("model.safetensors", |file| cut(file, 200)),
         ("model.safetensors", |file| fs::remove_file(file).unwrap()),
         ("config.json", |file| fs::remove_file(file).unwrap()),
