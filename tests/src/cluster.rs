@@ -2,6 +2,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -33,14 +34,12 @@ pub struct Ran {
 impl Cluster {
     /// Starts a coordinator and so many workers, and waits until all are registered.
     pub fn start(workers: usize) -> Self {
-        let probe = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut cluster = Self {
             dir: tempfile::tempdir().unwrap(),
-            port: probe.local_addr().unwrap().port(),
+            port: free_port(),
             coordinator: None,
             workers: (0..workers).map(|_| None).collect(),
         };
-        drop(probe);
         subset(&cluster.data(), 2000, 400);
         cluster.start_coordinator();
         for index in 0..workers {
@@ -275,6 +274,19 @@ impl From<Output> for Ran {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// A port nobody listens on, below those that the system gives to connections: one of them must not
+/// take it while the coordinator is down.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let own = 20_000 + (std::process::id() % 100) as u16 * 100;
+    loop {
+        let port = own + NEXT.fetch_add(1, Ordering::Relaxed) % 1000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
         }
     }
 }
