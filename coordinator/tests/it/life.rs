@@ -117,7 +117,12 @@ async fn a_job_is_placed_meets_trains_and_is_published() {
     assert_eq!(tail, feed[4..]);
     assert!(bench.feed(&job.job_id, feed.len() as u64).await.is_empty());
 
-    // Its workers are free for the next.
+    // Its workers are told to let go of it, and are free for the next.
+    let (ended, reason) = first.revoked().await;
+    assert_eq!(
+        (ended, reason.as_str()),
+        (start_a.generation, "the job has ended")
+    );
     bench.submit("r2", &spec(2, 2)).await.unwrap();
     assert!(first.started().await.generation > start_a.generation);
 }
