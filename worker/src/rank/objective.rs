@@ -1,6 +1,8 @@
 //! The loss of method section 6, cut into the parts of the micro-batches.
 //!
-//!     L = CE + lambda * KD + gamma * L_res
+//! ```text
+//! L = CE + lambda * KD + gamma * L_res
+//! ```
 //!
 //! CE and KD are means over the global batch, so a micro-batch's part is its sum over W, the number
 //! of samples of the step. L_res is not linear in the gates' means: it is taken at the means of the
