@@ -46,12 +46,14 @@ fn rising() -> Vec<f64> {
 
 proptest! {
     #[test]
-    fn budgets_are_met_from_any_arg_max(scores in scores(), most in 0.1..1.0) {
+    fn no_budget_is_exceeded_from_any_arg_max(scores in scores(), most in 0.1..1.0) {
         let cost = Cost::new(&dims(), None);
-        let choice = with_scores(&scores).within(&cost, most - 0.02..=most);
-        prop_assert!(choice.within_budget, "{}", choice.reason);
+        let budget = most - 0.02..=most;
+        let choice = with_scores(&scores).within(&cost, budget.clone());
         let ratio = cost.static_macs(&choice.structure) / cost.dense();
         prop_assert_eq!(ratio, choice.static_ratio);
+        prop_assert!(ratio <= most, "{}", choice.reason);
+        prop_assert_eq!(choice.within_budget, budget.contains(&ratio));
     }
 
     #[test]
