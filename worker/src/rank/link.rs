@@ -190,13 +190,16 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
 
     /// A rank's link and its agent's end.
-    fn pair() -> (tempfile::TempDir, Link, UnixStream) {
+    ///
+    /// The agent's end comes before the link, so that a test drops it after the link: the other way
+    /// round the rank's process would end, as it should.
+    fn pair() -> (tempfile::TempDir, UnixStream, Link) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let link = Link::connect(&path).unwrap();
         let (agent, _) = listener.accept().unwrap();
-        (folder, link, agent)
+        (folder, agent, link)
     }
 
     fn stored(step: u64) -> ToRank {
@@ -208,7 +211,7 @@ mod tests {
 
     #[test]
     fn messages_go_both_ways() {
-        let (_folder, link, mut agent) = pair();
+        let (_folder, mut agent, link) = pair();
         link.send(&FromRank::Hello { rank: 2 }).unwrap();
         let mut reader = BufReader::new(agent.try_clone().unwrap());
         assert_eq!(
@@ -226,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_is_not_due_is_named() {
-        let (_folder, link, mut agent) = pair();
+        let (_folder, mut agent, link) = pair();
         ipc::write(&mut agent, &stored(3)).unwrap();
         let error = link.wait_start(SOON).unwrap_err().to_string();
         assert_eq!(
