@@ -56,7 +56,10 @@ pub(super) async fn fetch(
         }
     };
     Ok(Assets {
-        resume: pull("the last training checkpoint", resume, "resume").await?,
+        resume: pull("the last training checkpoint", resume, "resume")
+            .await
+            // The coordinator named it, not the user.
+            .map_err(|(_, reason)| (Fault::Infrastructure, reason))?,
         init: pull("model.init.checkpoint", init, "init").await?,
         teacher: pull("train.distillation.teacher", teacher, "teacher").await?,
     })

@@ -1,5 +1,9 @@
 //! The agent's end of the ranks' socket.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -15,6 +19,8 @@ use crate::ipc::{FromRank, IpcError, MAX_LINE, ToRank, decode, encode};
 
 /// Time for a connection to say hello, and for a rank to take a message.
 const PROMPT: Duration = Duration::from_secs(10);
+/// The socket's name in the gang's folder.
+pub(super) const SOCKET: &str = "agent.sock";
 /// Connections served at a time; a gang has far fewer ranks.
 const CONNECTIONS: usize = 2048;
 
@@ -44,9 +50,24 @@ impl Sender {
         let line = encode(message)?;
         match timeout(PROMPT, self.0.write_all(&line)).await {
             Ok(written) => Ok(written?),
-            Err(_) => Err(IpcError::Io(std::io::ErrorKind::TimedOut.into())),
+            Err(_) => Err(IpcError::Io(io::ErrorKind::TimedOut.into())),
         }
     }
+}
+
+/// Listens in the gang's folder.
+///
+/// # Errors
+/// When the folder cannot be opened, or has such a socket.
+pub(super) fn listen(run_dir: &Path) -> io::Result<UnixListener> {
+    let folder = File::open(run_dir)?;
+    UnixListener::bind(short_path(&folder))
+}
+
+/// The socket by way of an open folder: the kernel takes no socket path over 107 bytes, and folders
+/// of workers can be deeper.
+fn short_path(folder: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(SOCKET)
 }
 
 /// Serves connections until dropped.
@@ -115,4 +136,37 @@ async fn read(reader: &mut BufReader<OwnedReadHalf>) -> Result<Option<FromRank>,
         .read_until(b'\n', &mut line)
         .await?;
     decode(&line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_folder_deeper_than_a_socket_path_serves() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("deep-folder/".repeat(20));
+        std::fs::create_dir_all(&deep).unwrap();
+        let listener = listen(&deep).unwrap();
+        assert!(deep.join(SOCKET).exists());
+
+        let (events, mut received) = mpsc::channel(4);
+        let mut served = JoinSet::new();
+        served.spawn(accept(listener, events));
+        let folder = File::open(&deep).unwrap();
+        let mut rank = UnixStream::connect(short_path(&folder)).await.unwrap();
+        for message in [FromRank::Hello { rank: 3 }, FromRank::Done] {
+            rank.write_all(&encode(&message).unwrap()).await.unwrap();
+        }
+        drop(rank);
+        let Some(Event::Connected { rank: 3, .. }) = received.recv().await else {
+            panic!("no connection of rank 3");
+        };
+        let Some(Event::Said { rank: 3, message }) = received.recv().await else {
+            panic!("nothing was said");
+        };
+        assert_eq!(message, FromRank::Done);
+        let end = received.recv().await;
+        assert!(matches!(end, Some(Event::Disconnected { rank: 3 })));
+    }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use espalier_job::Job;
 use espalier_proto::v1::StartGang;
-use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
@@ -105,8 +104,7 @@ impl Gang {
             .await
             .map_err(|e| here(e, "make the folder"))?;
         let assets = assets::fetch(&self.place.registry, &self.order, &job, run_dir).await?;
-        let socket = run_dir.join("agent.sock");
-        let listener = UnixListener::bind(&socket).map_err(|e| here(e, "listen on a socket in"))?;
+        let listener = connection::listen(run_dir).map_err(|e| here(e, "listen on a socket in"))?;
 
         let (events, received) = mpsc::channel(EVENTS);
         let mut tasks = JoinSet::new();
@@ -118,7 +116,7 @@ impl Gang {
                 rank,
                 slots: &self.slots,
                 device: self.place.device,
-                socket: &socket,
+                run_dir,
             };
             let process = rank_process::start(&spawn, self.reporter.clone(), token.clone())
                 .map_err(|e| here(e, "start a rank in"))?;

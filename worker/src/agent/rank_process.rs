@@ -8,6 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
+use super::connection::SOCKET;
 use super::logs;
 use super::mailbox::Reporter;
 use super::roster::Exit;
@@ -19,7 +20,8 @@ pub(super) struct Spawn<'a> {
     /// Slots of the gang on this worker: its GPUs, from which a rank takes its own.
     pub(super) slots: &'a [u32],
     pub(super) device: Device,
-    pub(super) socket: &'a Path,
+    /// Folder of the gang, with the agent's socket.
+    pub(super) run_dir: &'a Path,
 }
 
 /// Starts the process. The future ends when the process has ended and its output was read; it is
@@ -34,7 +36,9 @@ pub(super) fn start(
     command
         .arg("rank")
         .arg("--socket")
-        .arg(spawn.socket)
+        // The name alone: the whole path may be longer than the kernel takes for a socket.
+        .arg(SOCKET)
+        .current_dir(spawn.run_dir)
         .args(["--rank", &rank.to_string()])
         // One thread per rank: more would fight for the cores of the other ranks.
         .env("OMP_NUM_THREADS", "1")
