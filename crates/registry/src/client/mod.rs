@@ -101,10 +101,14 @@ impl Client {
             .await?;
         let checkpoint = answer.checkpoint.unwrap_or_default();
         let digest = Digest::of(&answer.manifest).to_string();
-        if digest != checkpoint.digest {
+        let asked = reference.find("sha256:").map(|at| &reference[at..]);
+        if digest != checkpoint.digest || asked.is_some_and(|asked| asked != digest) {
             return Err(ClientError::Corrupt {
                 file: format!("manifest of `{reference}`"),
-                problem: format!("it has digest {digest}, not {}", checkpoint.digest),
+                problem: format!(
+                    "it has digest {digest}, not {}",
+                    asked.unwrap_or(&checkpoint.digest)
+                ),
             });
         }
         Ok(Found {
