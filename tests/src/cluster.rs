@@ -1,16 +1,16 @@
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{Feed, TinyJob, program, subset};
+use crate::{Feed, Ran, TinyJob, program, subset};
 
 /// Longest wait for anything; far more than it takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(240);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A coordinator and workers as processes of this machine.
 pub struct Cluster {
@@ -18,17 +18,6 @@ pub struct Cluster {
     port: u16,
     coordinator: Option<Child>,
     workers: Vec<Option<Child>>,
-}
-
-/// What a run of the command line gave.
-#[derive(Debug)]
-pub struct Ran {
-    /// Exit code.
-    pub code: i32,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
 }
 
 impl Cluster {
@@ -122,17 +111,18 @@ impl Cluster {
         kill(self.workers[index].take());
     }
 
-    /// Processes of ranks of this cluster, in the order of their ids.
+    /// Processes of ranks of this cluster, in the order of their ids: a rank works in its gang's
+    /// folder.
     pub fn ranks(&self) -> Vec<u32> {
-        let mine = self.dir().as_os_str().as_encoded_bytes().to_vec();
+        let mine = self.dir().canonicalize().unwrap();
         let mut pids: Vec<u32> = fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .filter(|pid| {
                 let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let words: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
-                words.get(1) == Some(&b"rank".as_slice())
-                    && words.iter().any(|word| word.starts_with(&mine))
+                let is_rank = line.split(|&byte| byte == 0).nth(1) == Some(b"rank");
+                let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+                is_rank && folder.starts_with(&mine)
             })
             .collect();
         pids.sort_unstable();
@@ -148,14 +138,10 @@ impl Cluster {
     }
 
     /// Runs `espalier` with these arguments against this cluster.
+    #[track_caller]
     pub fn cli(&self, args: &[&str]) -> Ran {
-        let output = Command::new(program("espalier"))
-            .args(args)
-            .env("ESPALIER_ENDPOINT", self.endpoint())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        Ran::from(output)
+        let mut command = Command::new(program("espalier"));
+        Ran::of(command.args(args).env("ESPALIER_ENDPOINT", self.endpoint()))
     }
 
     /// Submits a job file's text; the answer is the job's id.
@@ -206,7 +192,7 @@ impl Cluster {
     #[track_caller]
     pub fn succeeded(&self, job_id: &str) -> Value {
         let job = self.ended(job_id);
-        assert_eq!(job["state"], "SUCCEEDED", "{job:#}\n{}", self.logs());
+        assert_eq!(job["state"], "SUCCEEDED", "{job:#}");
         job
     }
 
@@ -233,16 +219,15 @@ impl Cluster {
         while !holds(self) {
             assert!(
                 Instant::now() < deadline,
-                "waited {} s for {what}\n{}",
-                PATIENCE.as_secs(),
-                self.logs()
+                "waited {} s for {what}",
+                PATIENCE.as_secs()
             );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     /// The ends of all processes' logs.
-    pub fn logs(&self) -> String {
+    fn logs(&self) -> String {
         let mut text = String::new();
         for entry in fs::read_dir(self.dir()).unwrap().flatten() {
             if entry.path().extension().is_some_and(|e| e == "log") {
@@ -258,22 +243,15 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
         for index in 0..self.workers.len() {
             self.kill_worker(index);
         }
         self.kill_coordinator();
         for pid in self.ranks() {
             Self::kill_process(pid);
-        }
-    }
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
 }

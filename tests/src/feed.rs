@@ -1,8 +1,11 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use espalier_proto::v1::job_service_client::JobServiceClient;
 use espalier_proto::v1::watch_job_response::Entry;
 use espalier_proto::v1::{JobEvent, JobEventKind, StepMetrics, WatchJobRequest};
+
+use crate::cluster::PATIENCE;
 
 /// Everything a job's feed holds.
 #[derive(Debug, Default)]
@@ -15,7 +18,28 @@ pub struct Feed {
 
 impl Feed {
     /// Reads the feed of a job that has ended.
+    #[track_caller]
     pub fn read(endpoint: &str, job_id: &str) -> Self {
+        Self::until(endpoint, job_id, Duration::from_secs(30), |_| false)
+    }
+
+    /// Follows the feed of a job until one of its steps has been measured that is not before `step`,
+    /// or the job has ended.
+    #[track_caller]
+    pub fn to_step(endpoint: &str, job_id: &str, step: u64) -> Self {
+        Self::until(endpoint, job_id, PATIENCE, |feed| {
+            feed.metrics.last().is_some_and(|last| last.step >= step)
+        })
+    }
+
+    /// Follows the feed until it holds enough, or ends.
+    #[track_caller]
+    fn until(
+        endpoint: &str,
+        job_id: &str,
+        patience: Duration,
+        enough: impl Fn(&Self) -> bool,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -30,7 +54,9 @@ impl Feed {
             };
             let mut stream = client.watch_job(request).await.unwrap().into_inner();
             let mut feed = Self::default();
-            while let Some(item) = stream.message().await.unwrap() {
+            while !enough(&feed)
+                && let Some(item) = stream.message().await.unwrap()
+            {
                 match item.entry {
                     Some(Entry::Event(event)) => feed.events.push(event),
                     Some(Entry::Metrics(metrics)) => feed.metrics.push(metrics),
@@ -40,9 +66,9 @@ impl Feed {
             feed
         };
         runtime.block_on(async {
-            tokio::time::timeout(Duration::from_secs(30), reading)
+            tokio::time::timeout(patience, reading)
                 .await
-                .expect("the feed of a job that has ended ends")
+                .unwrap_or_else(|_| panic!("the feed of {job_id} stands still"))
         })
     }
 
@@ -72,8 +98,31 @@ impl Feed {
 
     /// The loss of each step, by its last record.
     pub fn losses(&self) -> Vec<f64> {
-        let by_step: std::collections::BTreeMap<u64, f64> =
-            self.metrics.iter().map(|m| (m.step, m.loss)).collect();
-        by_step.into_values().collect()
+        self.by_step().map(|m| m.loss).collect()
+    }
+
+    /// Bits of everything measured of each step that does not depend on the clock, by its last record.
+    pub fn bits(&self) -> Vec<Vec<u64>> {
+        let bits = |m: &StepMetrics| {
+            let figures = [
+                m.loss,
+                m.cross_entropy,
+                m.distillation,
+                m.resource,
+                m.accuracy,
+                m.macs_soft,
+                m.macs_hard,
+                m.lr,
+                m.grad_norm,
+            ];
+            let all = figures.iter().chain(&m.gate_rates);
+            all.map(|figure| figure.to_bits()).collect()
+        };
+        self.by_step().map(bits).collect()
+    }
+
+    fn by_step(&self) -> impl Iterator<Item = &StepMetrics> {
+        let last: BTreeMap<u64, &StepMetrics> = self.metrics.iter().map(|m| (m.step, m)).collect();
+        last.into_values()
     }
 }

@@ -15,6 +15,10 @@ pub struct TinyJob {
     pub every: u64,
     /// Name of the published model.
     pub name: String,
+    /// `compress.mode`.
+    pub mode: &'static str,
+    /// `model.init`, as it is written in the file.
+    pub init: String,
 }
 
 impl TinyJob {
@@ -27,6 +31,8 @@ impl TinyJob {
             workers: 1,
             every: 10,
             name: "tiny".to_owned(),
+            mode: "unified",
+            init: "\"scratch\"".to_owned(),
         }
     }
 
@@ -39,6 +45,8 @@ impl TinyJob {
             workers,
             every,
             name,
+            mode,
+            init,
         } = self;
         let data = data.display();
         format!(
@@ -54,6 +62,7 @@ width = 32
 depth = 2
 heads = 2
 ffn = 64
+init = {init}
 
 [data]
 format = "idx"
@@ -64,6 +73,7 @@ std = [0.353]
 augment = {{ flip = true, pad = 2 }}
 
 [compress]
+mode = "{mode}"
 target = 0.6
 static_target = 0.8
 search = {{ steps = {search} }}

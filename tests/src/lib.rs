@@ -9,9 +9,11 @@ mod feed;
 mod images;
 mod job;
 mod programs;
+mod ran;
 
-pub use cluster::{Cluster, Ran};
+pub use cluster::Cluster;
 pub use feed::Feed;
-pub use images::subset;
+pub use images::{as_cifar, as_folder, subset};
 pub use job::TinyJob;
 pub use programs::{program, repository};
+pub use ran::Ran;

@@ -8,22 +8,27 @@ use std::process::Command;
 use espalier_tests::repository;
 use serde_json::Value;
 
+/// What `cargo metadata` says of the workspace.
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .current_dir(repository())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 /// Names of the packages that each package needs to run, directly and not.
 struct Graph(BTreeMap<String, BTreeSet<String>>);
 
 impl Graph {
     fn read() -> Self {
-        let output = Command::new(env!("CARGO"))
-            .args(["metadata", "--format-version", "1", "--locked", "--offline"])
-            .current_dir(repository())
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let metadata = metadata();
         let names: BTreeMap<&str, &str> = array(&metadata["packages"])
             .map(|package| (text(&package["id"]), text(&package["name"])))
             .collect();
@@ -108,6 +113,24 @@ fn packages_reach_only_downward() {
 }
 
 #[test]
+fn all_packages_use_one_version_of_what_they_name() {
+    let metadata = metadata();
+    let members: BTreeSet<&str> = array(&metadata["workspace_members"]).map(text).collect();
+    let mut used: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let nodes = array(&metadata["resolve"]["nodes"]);
+    for node in nodes.filter(|node| members.contains(text(&node["id"]))) {
+        for dep in array(&node["deps"]) {
+            let name = text(&dep["name"]);
+            used.entry(name).or_default().insert(text(&dep["pkg"]));
+        }
+    }
+    assert!(used.contains_key("tonic"), "the graph is not read right");
+    for (name, versions) in used {
+        assert_eq!(versions.len(), 1, "{name}: {versions:?}");
+    }
+}
+
+#[test]
 fn the_trainer_knows_no_rpc_and_no_runtime() {
     for file in sources(&repository().join("worker/src/rank")) {
         let code = fs::read_to_string(&file).unwrap();
@@ -135,6 +158,20 @@ fn only_the_collectives_are_unsafe() {
                 "{} does not forbid unsafe code",
                 relative.display()
             );
+        }
+        // The word's only other places are this file and the lint that forbids it.
+        if !relative.ends_with("system/absences.rs") {
+            let lines = code
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"));
+            for line in lines {
+                let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+                assert!(
+                    !words.any(|word| word == "unsafe"),
+                    "{}: {line}",
+                    relative.display()
+                );
+            }
         }
     }
     assert!(roots >= 13, "only {roots} crate roots were found");

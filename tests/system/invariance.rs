@@ -26,30 +26,26 @@ fn one_two_and_three_workers_train_the_same_model() {
         feed.assert_ledger(50);
         assert_eq!(feed.losses().len(), 50, "{name}");
         let dir = cluster.pull(&format!("{name}:latest"), name);
-        runs.push((
-            feed.losses(),
-            fs::read(dir.join("model.safetensors")).unwrap(),
-        ));
+        runs.push((feed, weights(&dir)));
     }
 
-    let (losses, model) = &runs[0];
-    for (world, (other_losses, other_model)) in runs.iter().enumerate().skip(1) {
-        for (step, (one, other)) in losses.iter().zip(other_losses).enumerate() {
+    let (one, model) = &runs[0];
+    for (other, other_model) in &runs[1..] {
+        for (step, (one, other)) in one.losses().iter().zip(other.losses()).enumerate() {
             assert!(
                 (one - other).abs() <= TOLERANCE * one.abs(),
-                "run {world}, step {}: {one} and {other}",
+                "step {}: {one} and {other}",
                 step + 1
             );
         }
         assert_close(model, other_model);
     }
-    let bits = |losses: &[f64]| losses.iter().map(|l| l.to_bits()).collect::<Vec<_>>();
     assert_eq!(
-        bits(&runs[2].0),
-        bits(&runs[3].0),
+        runs[2].0.bits(),
+        runs[3].0.bits(),
         "two runs of three workers differ"
     );
-    assert_eq!(runs[2].1, runs[3].1, "two runs of three workers differ");
+    assert!(runs[2].1 == runs[3].1, "two runs of three workers differ");
 }
 
 /// Asserts that two weight files hold the same tensors, to the tolerance.

@@ -16,63 +16,68 @@ enum Victim {
     Coordinator,
 }
 
+/// How often each is killed.
+const ROUNDS: u64 = 2;
+
+/// Steps of a job.
+const TOTAL: u64 = 60;
+
 #[test]
 fn a_job_survives_the_loss_of_any_process() {
     let seed =
         std::env::var("ESPALIER_KILL_SEED").map_or_else(|_| fresh_seed(), |s| s.parse().unwrap());
     println!("moments of the kills follow ESPALIER_KILL_SEED={seed}");
-    let mut moments = rng(seed, Stream::Shuffle, 0, 0);
 
     let mut cluster = Cluster::start(2);
+    let data = cluster.data();
     let job = |name: &str| TinyJob {
         workers: 2,
-        search: 40,
-        tune: 60,
+        search: 20,
+        tune: TOTAL - 20,
         name: name.to_owned(),
-        ..TinyJob::new(&cluster.data())
+        ..TinyJob::new(&data)
     };
-    let jobs: Vec<(Victim, TinyJob)> = [Victim::Rank, Victim::Worker, Victim::Coordinator]
-        .into_iter()
-        .map(|victim| (victim, job(&format!("{victim:?}").to_lowercase())))
-        .collect();
-    let undisturbed = job("undisturbed");
-    let (_, feed) = cluster.run(&undisturbed);
-    feed.assert_ledger(100);
+    let (_, feed) = cluster.run(&job("undisturbed"));
+    feed.assert_ledger(TOTAL);
     let expected = weights(&cluster.pull("undisturbed:latest", "undisturbed"));
 
-    for (victim, job) in jobs {
-        let job_id = cluster.submit(&job.toml());
-        strike(&mut cluster, victim, &job_id, &mut moments);
-        let ended = cluster.succeeded(&job_id);
-        let feed = Feed::read(&cluster.endpoint(), &job_id);
-        feed.assert_ledger(100);
-        let pulled = cluster.pull(&format!("{}:latest", job.name), &job.name);
-        assert!(
-            weights(&pulled) == expected,
-            "after the loss of a {victim:?} the model differs: {ended:#}"
-        );
-        let story: Vec<&str> = feed.events.iter().map(|e| e.reason.as_str()).collect();
-        let restarts = ended["restarts"]["infrastructure"].as_u64().unwrap_or(0);
-        match victim {
-            // Ranks step on while the coordinator is away.
-            Victim::Coordinator => assert_eq!(restarts, 0, "{story:#?}"),
-            Victim::Rank | Victim::Worker => assert!(restarts <= 1, "{story:#?}"),
+    for round in 0..ROUNDS {
+        for victim in [Victim::Rank, Victim::Worker, Victim::Coordinator] {
+            let mut moments = rng(seed, Stream::Shuffle, round, victim as u64);
+            let name = format!("{victim:?}-{round}").to_lowercase();
+            let job_id = cluster.submit(&job(&name).toml());
+            // Left before the end: ten steps and the report card.
+            let step = moments.random_range(1..=TOTAL - 10);
+            Feed::to_step(&cluster.endpoint(), &job_id, step);
+            strike(&mut cluster, victim, &mut moments);
+
+            let ended = cluster.succeeded(&job_id);
+            let feed = Feed::read(&cluster.endpoint(), &job_id);
+            feed.assert_ledger(TOTAL);
+            let story: Vec<&str> = feed.events.iter().map(|e| e.reason.as_str()).collect();
+            let restarts = ended["restarts"]["infrastructure"].as_u64().unwrap_or(0);
+            let expected_restarts = match victim {
+                Victim::Rank | Victim::Worker => 1,
+                // Ranks step on while the coordinator is away.
+                Victim::Coordinator => 0,
+            };
+            assert_eq!(restarts, expected_restarts, "{name} at {step}: {story:#?}");
+            let pulled = cluster.pull(&format!("{name}:latest"), &name);
+            assert!(
+                weights(&pulled) == expected,
+                "{name} at {step}: the model differs: {story:#?}"
+            );
         }
     }
 }
 
-/// Kills at a random moment after the ranks have started.
-fn strike(cluster: &mut Cluster, victim: Victim, job_id: &str, moments: &mut ChaCha8Rng) {
-    cluster.wait("two ranks to run", |cluster| {
-        cluster.ranks().len() == 2 && cluster.job(job_id)["state"] == "RUNNING"
-    });
-    std::thread::sleep(Duration::from_millis(moments.random_range(0..3000)));
+/// Kills one process, and starts again what does not start by itself.
+fn strike(cluster: &mut Cluster, victim: Victim, moments: &mut ChaCha8Rng) {
     match victim {
         Victim::Rank => {
             let ranks = cluster.ranks();
-            if !ranks.is_empty() {
-                Cluster::kill_process(ranks[moments.random_range(0..ranks.len())]);
-            }
+            assert_eq!(ranks.len(), 2, "the ranks are gone already");
+            Cluster::kill_process(ranks[moments.random_range(0..ranks.len())]);
         }
         Victim::Worker => {
             let index = moments.random_range(0..2);

@@ -7,10 +7,10 @@ use espalier_tests::{Cluster, Feed, TinyJob, subset};
 use serde_json::Value;
 
 /// How an otherwise good folder of images is damaged, and what the reason names.
-type Damage = (Edit, &'static str);
+pub(super) type Damage = (Edit, &'static str);
 
 /// A change to a file or folder.
-type Edit = fn(&Path);
+pub(super) type Edit = fn(&Path);
 
 const DATA: &[Damage] = &[
     (|dir| fs::remove_dir_all(dir).unwrap(), "images"),
@@ -72,11 +72,9 @@ fn damaged_weights_are_named() {
     let cluster = Cluster::start(1);
     let init = cluster.dir().join("init.safetensors");
     let with_init = |init: &str| {
-        TinyJob::new(&cluster.data()).toml().replacen(
-            "ffn = 64",
-            &format!("ffn = 64\ninit = {init}"),
-            1,
-        )
+        let init = init.to_owned();
+        let job = TinyJob::new(&cluster.data());
+        TinyJob { init, ..job }.toml()
     };
     let from_file = with_init(&format!("{{ safetensors = \"{}\" }}", init.display()));
     let cases: [(&[u8], &str); 4] = [
@@ -94,8 +92,34 @@ fn damaged_weights_are_named() {
     assert!(refused(&cluster, &from_file).contains("init.safetensors"));
     let unknown = refused(&cluster, &with_init("{ checkpoint = \"nobody:latest\" }"));
     assert!(unknown.contains("model.init.checkpoint"), "{unknown}");
-    assert!(
-        cluster.models().is_empty(),
+    // A file of weights that is good, of another model.
+    cluster.run(&TinyJob {
+        search: 3,
+        tune: 3,
+        mode: "dense",
+        name: "dense".to_owned(),
+        ..TinyJob::new(&cluster.data())
+    });
+    let weights = cluster
+        .pull("dense:latest", "dense")
+        .join("model.safetensors");
+    let init = format!("{{ safetensors = \"{}\" }}", weights.display());
+    for (from, to, tensor) in [
+        ("width = 32", "width = 64", "cls_token"),
+        ("depth = 2", "depth = 3", "blocks.2"),
+        ("ffn = 64", "ffn = 128", "mlp.fc1"),
+    ] {
+        let reason = refused(&cluster, &with_init(&init).replacen(from, to, 1));
+        assert!(reason.contains("model.safetensors"), "{reason}");
+        assert!(reason.contains(tensor), "{tensor} is not in {reason:?}");
+    }
+    let wide =
+        with_init("{ checkpoint = \"dense:latest\" }").replacen("width = 32", "width = 64", 1);
+    let reason = refused(&cluster, &wide);
+    assert!(reason.contains("model.init.checkpoint"), "{reason}");
+    assert_eq!(
+        cluster.models().len(),
+        1,
         "a failed job published something"
     );
 }
@@ -133,6 +157,25 @@ fn a_damaged_checkpoint_is_neither_pulled_nor_evaluated() {
         assert!(ran.stderr.contains(name), "{name} is not in {}", ran.stderr);
     }
 
+    // A job must not search from what was searched already, nor learn from what has other inputs.
+    let init = "{ checkpoint = \"tiny:latest\" }".to_owned();
+    let from_tiny = TinyJob {
+        init,
+        ..TinyJob::new(&cluster.data())
+    };
+    let reason = refused(&cluster, &from_tiny.toml());
+    assert!(reason.contains("model.init.checkpoint"), "{reason}");
+    let taught = TinyJob::new(&cluster.data())
+        .toml()
+        .replacen("mean = [0.286]", "mean = [0.5]", 1)
+        .replacen(
+            "seed = 11",
+            "seed = 11\ndistillation = { teacher = \"tiny:latest\" }",
+            1,
+        );
+    let reason = refused(&cluster, &taught);
+    assert!(reason.contains("train.distillation.teacher"), "{reason}");
+
     // Flip a bit of the stored weights, then cut them.
     let blob = weights_blob(&cluster);
     let whole = fs::read(&blob).unwrap();
@@ -153,7 +196,7 @@ fn a_damaged_checkpoint_is_neither_pulled_nor_evaluated() {
 
 /// Runs a job that must fail by the user's fault, without a step; gives the reason.
 #[track_caller]
-fn refused(cluster: &Cluster, toml: &str) -> String {
+pub(super) fn refused(cluster: &Cluster, toml: &str) -> String {
     let job_id = cluster.submit(toml);
     let job = cluster.ended(&job_id);
     assert_eq!(job["state"], "FAILED", "{job:#}");
@@ -166,7 +209,7 @@ fn refused(cluster: &Cluster, toml: &str) -> String {
     job["reason"].as_str().unwrap().to_owned()
 }
 
-fn cut(file: &Path, size: u64) {
+pub(super) fn cut(file: &Path, size: u64) {
     fs::File::options()
         .write(true)
         .open(file)
@@ -175,7 +218,7 @@ fn cut(file: &Path, size: u64) {
         .unwrap();
 }
 
-fn overwrite(file: &Path, at: usize, byte: u8) {
+pub(super) fn overwrite(file: &Path, at: usize, byte: u8) {
     let mut content = fs::read(file).unwrap();
     content[at] = byte;
     fs::write(file, content).unwrap();
