@@ -1,0 +1,168 @@
+//! A registry served over gRPC on a port of its own.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use espalier_proto::v1::registry_service_client::RegistryServiceClient;
+use espalier_proto::v1::{BlobId, QueryWriteStatusRequest, WriteBlobHeader, WriteBlobRequest};
+use espalier_registry::{
+    Alias, Blobs, Client, Digest, Expected, Kind, Manifest, NoJobs, PublishHook, PublishRequest,
+    RegistryService,
+};
+use espalier_store::{Options, Store};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Server};
+
+pub(crate) struct Registry {
+    pub(crate) dir: TempDir,
+    pub(crate) endpoint: String,
+    pub(crate) store: Store,
+    service: RegistryService,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+}
+
+impl Registry {
+    pub(crate) async fn start() -> Self {
+        Self::with_hook(Arc::new(NoJobs)).await
+    }
+
+    pub(crate) async fn with_hook(hook: Arc<dyn PublishHook>) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        Self::on(dir, hook).await
+    }
+
+    async fn on(dir: TempDir, hook: Arc<dyn PublishHook>) -> Self {
+        let store = Store::open(dir.path().join("state.redb"), Options::default())
+            .await
+            .expect("store");
+        let blobs = Blobs::open(dir.path().join("blobs")).await.expect("blobs");
+        let leader = store.campaign("test").await.expect("leader");
+        let service = RegistryService::new(blobs, leader, hook);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = Server::builder()
+            .add_service(service.clone().into_server())
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+                let _ = stopped.await;
+            });
+        let server = tokio::spawn(async move { server.await.expect("serves") });
+        Self {
+            dir,
+            endpoint,
+            store,
+            service,
+            stop,
+            server,
+        }
+    }
+
+    /// Stops the registry and starts it again on the same folder.
+    pub(crate) async fn restart(self) -> Self {
+        let _ = self.stop.send(());
+        self.server.abort();
+        let _ = self.server.await;
+        self.service.drain().await;
+        self.store.close().await;
+        Self::on(self.dir, Arc::new(NoJobs)).await
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(&self.endpoint).await.expect("connects")
+    }
+
+    pub(crate) async fn rpc(&self) -> RegistryServiceClient<Channel> {
+        RegistryServiceClient::connect(self.endpoint.clone())
+            .await
+            .expect("connects")
+    }
+
+    pub(crate) fn blob_path(&self, digest: Digest) -> PathBuf {
+        let hex = digest.hex();
+        let shard = self.dir.path().join("blobs/sha256").join(&hex[..2]);
+        shard.join(hex)
+    }
+}
+
+/// Bytes that differ by seed and do not repeat soon.
+pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+/// A folder with a checkpoint: 5 MiB and a bit of weights, a report, a file in a folder, an empty one.
+pub(crate) fn checkpoint(seed: u64) -> TempDir {
+    let dir = tempfile::tempdir().expect("tempdir");
+    write(dir.path(), "model.safetensors", &bytes(seed, (5 << 20) + 7));
+    write(dir.path(), "report.json", br#"{"accuracy":{"shared":0.1}}"#);
+    write(dir.path(), "extra/notes.md", b"# notes");
+    write(dir.path(), "empty", b"");
+    dir
+}
+
+pub(crate) fn write(dir: &Path, path: &str, data: &[u8]) {
+    let path = dir.join(path);
+    std::fs::create_dir_all(path.parent().expect("inside")).expect("makes");
+    std::fs::write(path, data).expect("writes");
+}
+
+pub(crate) fn request(name: &str, alias: Option<(&str, Expected)>) -> PublishRequest {
+    PublishRequest {
+        alias: alias.map(|(alias, expected)| Alias {
+            name: alias.to_owned(),
+            expected,
+            reason: "test".to_owned(),
+        }),
+        ..PublishRequest::new(name, Kind::Model)
+    }
+}
+
+pub(crate) fn assert_same(dir: &Path, other: &Path, manifest: &Manifest) {
+    for file in &manifest.files {
+        let read = |dir: &Path| std::fs::read(dir.join(&file.path)).expect("reads");
+        assert!(read(dir) == read(other), "{} differs", file.path);
+    }
+}
+
+pub(crate) fn id(data: &[u8]) -> BlobId {
+    BlobId {
+        digest: Digest::of(data).to_string(),
+        size: data.len() as u64,
+    }
+}
+
+pub(crate) fn header(blob: BlobId, offset: u64) -> WriteBlobRequest {
+    WriteBlobRequest {
+        header: Some(WriteBlobHeader {
+            blob: Some(blob),
+            offset,
+        }),
+        ..WriteBlobRequest::default()
+    }
+}
+
+pub(crate) fn piece(data: &[u8], finish: bool) -> WriteBlobRequest {
+    WriteBlobRequest {
+        data: data.to_vec().into(),
+        finish,
+        ..WriteBlobRequest::default()
+    }
+}
+
+pub(crate) async fn committed(rpc: &mut RegistryServiceClient<Channel>, blob: BlobId) -> u64 {
+    let request = QueryWriteStatusRequest { blob: Some(blob) };
+    let answer = rpc.query_write_status(request).await.expect("answers");
+    answer.into_inner().committed_size
+}
