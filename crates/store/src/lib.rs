@@ -10,6 +10,8 @@
 
 mod backend;
 mod clock;
+#[cfg(test)]
+mod conformance;
 mod embedded;
 mod error;
 mod leader;

@@ -243,3 +243,6 @@ async fn sweep(commands: mpsc::WeakSender<Command>, every: Duration) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
