@@ -133,7 +133,8 @@ impl Manifest {
             name: name.into(),
             files,
             lineage,
-            report,
+            // A report that says nothing is none: both are written null.
+            report: report.filter(|report| !report.is_null()),
         };
         manifest.check()?;
         let size = manifest.to_bytes()?.len();

@@ -70,6 +70,17 @@ fn only_canonical_bytes_are_taken() {
 }
 
 #[test]
+fn an_empty_report_is_none() {
+    let files = vec![file("a")];
+    let lineage = Lineage::default();
+    let manifest = Manifest::new(Kind::Model, "x", files, lineage, Some(Value::Null));
+    let manifest = manifest.expect("valid");
+    assert_eq!(manifest.report, None);
+    let bytes = manifest.to_bytes().expect("json");
+    assert_eq!(Manifest::parse(&bytes).expect("canonical"), manifest);
+}
+
+#[test]
 fn problems_name_the_field() {
     let canonical = |edit: &dyn Fn(&mut Value)| {
         let mut value = serde_json::to_value(manifest()).expect("json");
