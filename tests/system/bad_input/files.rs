@@ -194,7 +194,32 @@ fn a_damaged_checkpoint_is_neither_pulled_nor_evaluated() {
     }
 }
 
-/// Runs a job that must fail by the user's fault, without a step; gives the reason.
+#[test]
+fn a_job_does_not_start_from_damaged_weights_of_the_registry() {
+    let cluster = Cluster::start(1);
+    cluster.run(&TinyJob {
+        search: 3,
+        tune: 3,
+        mode: "dense",
+        ..TinyJob::new(&cluster.data())
+    });
+    cut(&weights_blob(&cluster), 500);
+    let job = TinyJob {
+        init: "{ checkpoint = \"tiny:latest\" }".to_owned(),
+        ..TinyJob::new(&cluster.data())
+    };
+    let reason = refused(&cluster, &job.toml());
+    for named in ["model.init.checkpoint", "model.safetensors", "damaged"] {
+        assert!(reason.contains(named), "{named} is not in {reason:?}");
+    }
+    assert_eq!(
+        cluster.models().len(),
+        1,
+        "a failed job published something"
+    );
+}
+
+/// Runs a job that must fail without a step; gives the reason.
 #[track_caller]
 pub(super) fn refused(cluster: &Cluster, toml: &str) -> String {
     let job_id = cluster.submit(toml);
