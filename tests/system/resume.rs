@@ -58,6 +58,29 @@ fn stopped_in_each_stage_a_job_ends_bit_equal_to_one_that_never_was() {
     }
 }
 
+#[test]
+fn a_job_that_began_with_a_checkpoint_goes_on_from_its_own() {
+    let cluster = Cluster::start(1);
+    let dense = TinyJob {
+        search: 5,
+        tune: 5,
+        mode: "dense",
+        name: "dense".to_owned(),
+        ..TinyJob::new(&cluster.data())
+    };
+    cluster.run(&dense);
+    let job = TinyJob {
+        init: "{ checkpoint = \"dense:latest\" }".to_owned(),
+        ..TinyJob::new(&cluster.data())
+    };
+    let job_id = cluster.submit(&job.toml());
+    Feed::to_step(&cluster.endpoint(), &job_id, 13);
+    stop(&cluster);
+    let ended = cluster.succeeded(&job_id);
+    assert_eq!(ended["restarts"]["infrastructure"], 1, "{ended:#}");
+    Feed::read(&cluster.endpoint(), &job_id).assert_ledger(50);
+}
+
 /// Kills all ranks at once.
 #[track_caller]
 fn stop(cluster: &Cluster) {

@@ -30,6 +30,11 @@ const CASES: &[(&[&str], i32, &str)] = &[
         1,
         "nobody",
     ),
+    (
+        &["checkpoint", "pull", "nobody@md5:1", "{dir}/new"],
+        2,
+        "md5:1",
+    ),
     (&["eval", "nobody:latest"], 1, "nobody"),
     (&["eval", "{dir}"], 1, "config.json"),
     (&["eval", "{dir}", "--batch", "0"], 2, "--batch"),
