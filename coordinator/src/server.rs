@@ -9,7 +9,7 @@ use espalier_proto::v1::job_service_server::JobServiceServer;
 use espalier_proto::v1::registry_service_server::RegistryServiceServer;
 use espalier_proto::v1::worker_service_server::WorkerServiceServer;
 use espalier_registry::{Blobs, RegistryError, RegistryService};
-use espalier_store::{Leader, Store, StoreError};
+use espalier_store::{Store, StoreError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -135,13 +135,19 @@ async fn lead(
         clock,
         stop: halt.clone(),
     };
-    let routes = routes(blobs, leader, handle, sessions, &tasks, &halt).await?;
+    let hook = Arc::new(Ledger::new(store.clone(), handle.clone()));
+    let registry = RegistryService::new(blobs, leader, hook);
+    let routes = routes(registry.clone(), handle, sessions, &tasks, &halt).await?;
     let served = async {
         let served = serve(listener, routes, halt.clone()).await;
         halt.cancel();
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
             warn!("streams were still open when the time to drain was over");
+        }
+        // A publish goes on when its client has left: the store must outlive it.
+        if tokio::time::timeout(DRAIN, registry.drain()).await.is_err() {
+            warn!("publishes were still under way when the time to drain was over");
         }
         served
     };
@@ -186,22 +192,20 @@ async fn serve(
 }
 
 async fn routes(
-    blobs: Blobs,
-    leader: Leader,
+    registry: RegistryService,
     handle: Handle,
     sessions: Sessions,
     tasks: &TaskTracker,
     halt: &CancellationToken,
 ) -> Result<Routes, ServeError> {
-    let store = leader.store().clone();
-    let hook = Arc::new(Ledger::new(store.clone(), handle.clone()));
+    let store = sessions.leader.store().clone();
     let jobs = JobServiceServer::new(Jobs::new(store, handle, tasks.clone(), halt.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let workers = WorkerServiceServer::new(Workers::new(sessions, tasks.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let registry = RegistryServiceServer::new(RegistryService::new(blobs, leader, hook))
+    let registry = RegistryServiceServer::new(registry)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let (health, health_service) = tonic_health::server::health_reporter();

@@ -157,16 +157,13 @@ pub(crate) async fn fetch(global: &Global, reference: &str, dir: &Path) -> Resul
     );
     bar.set_message(reference.to_owned());
     let shown = bar.clone();
-    let client = espalier_registry::Client::connect(&global.endpoint)
-        .await
-        .map_err(anyhow::Error::from)?;
+    let client = espalier_registry::Client::connect(&global.endpoint).await?;
     let pulled = client
         .pull(reference, dir, move |done, total| {
             shown.set_length(total);
             shown.set_position(done);
         })
-        .await
-        .map_err(anyhow::Error::from)?;
+        .await?;
     bar.finish_and_clear();
     Ok(pulled.digest)
 }

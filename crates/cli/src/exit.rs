@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use espalier_registry::ClientError;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -58,6 +59,17 @@ impl Failure {
             },
             Self::Other(_) => 1,
         })
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Rpc {
+                operation, status, ..
+            } => Self::Rpc { operation, status },
+            other => Self::Other(other.into()),
+        }
     }
 }
 

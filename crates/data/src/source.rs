@@ -8,6 +8,7 @@ mod idx;
 mod picture;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::path::Path;
 
 use espalier_job::{Data, DataFormat};
@@ -32,12 +33,21 @@ pub(crate) enum Source {
 }
 
 /// All pixels in memory.
-#[derive(Debug)]
 pub(crate) struct Memory {
     /// CHW, image after image.
     pixels: Vec<u8>,
     labels: Vec<u8>,
     digest: String,
+}
+
+/// Without the pixels, which are too many to read.
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory")
+            .field("images", &self.labels.len())
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Source {

@@ -51,7 +51,8 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Checks the job document, its data, its first weights and its teacher. `rank` chooses the GPU.
+    /// Checks the job document, its data and its teacher. `rank` chooses the GPU. The first weights
+    /// are checked by [`Self::first_model`]: a job that goes on from a checkpoint needs none.
     ///
     /// # Errors
     /// The first part that is wrong; for the document, all that is wrong with it.
@@ -82,7 +83,7 @@ impl Prepared {
                 ),
             });
         }
-        let prepared = Self {
+        Ok(Self {
             job_id: job_id.to_owned(),
             spec_digest: hex(&Sha256::digest(spec_toml)),
             plan,
@@ -93,10 +94,7 @@ impl Prepared {
             device,
             init: assets.init.clone(),
             job,
-        };
-        // Also finds what is wrong with the first weights of a job that goes on from a checkpoint.
-        prepared.first_model()?;
-        Ok(prepared)
+        })
     }
 
     /// The model that the first step starts from.
@@ -104,13 +102,7 @@ impl Prepared {
     /// # Errors
     /// Weights that do not fit the job's model.
     pub fn first_model(&self) -> Result<Vit, TrainError> {
-        let seed = self.job.train.seed;
-        let model = Vit::new(self.config.clone(), seed, self.device).map_err(|error| {
-            TrainError::Field {
-                field: "model",
-                reason: error.to_string(),
-            }
-        })?;
+        let model = self.new_model()?;
         match &self.job.model.init {
             Init::Scratch => {}
             Init::Safetensors(path) => self.load_file(&model, INIT_FILE, Path::new(path))?,
@@ -122,6 +114,19 @@ impl Prepared {
             }
         }
         Ok(model)
+    }
+
+    /// A model with weights drawn from the job's seed, whatever `model.init` says: one that a
+    /// checkpoint's weights overwrite.
+    ///
+    /// # Errors
+    /// Dimensions that describe no model.
+    pub fn new_model(&self) -> Result<Vit, TrainError> {
+        let seed = self.job.train.seed;
+        Vit::new(self.config.clone(), seed, self.device).map_err(|error| TrainError::Field {
+            field: "model",
+            reason: error.to_string(),
+        })
     }
 
     /// Training data, micro-batch by micro-batch.

@@ -338,7 +338,9 @@ fn what_the_job_gets_wrong_is_said_before_any_step() {
         ),
     ];
     for (spec, expected) in cases {
-        let error = Prepared::new("job-1", &spec, &Assets::default(), 0).unwrap_err();
+        let begun = Prepared::new("job-1", &spec, &Assets::default(), 0)
+            .and_then(|prepared| Trainer::new(&prepared).map(drop));
+        let error = begun.unwrap_err();
         assert_eq!(error.fault(), crate::ipc::Fault::User, "{error}");
         assert!(error.to_string().contains(expected), "{error}");
     }

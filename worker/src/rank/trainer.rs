@@ -60,7 +60,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// First weights that do not fit, or a search that cannot be sliced.
     pub fn new(prepared: &'a Prepared) -> Result<Self, TrainError> {
-        let mut trainer = Self::whole(prepared)?;
+        let mut trainer = Self::whole(prepared, prepared.first_model()?)?;
         if prepared.plan.transition() == Some(0) {
             trainer.end_search()?;
         }
@@ -83,7 +83,7 @@ impl<'a> Trainer<'a> {
         if state.step > prepared.plan.total() {
             return Err(wrong("it has more steps than the job"));
         }
-        let mut trainer = Self::whole(prepared)?;
+        let mut trainer = Self::whole(prepared, prepared.new_model()?)?;
         if prepared
             .plan
             .transition()
@@ -116,8 +116,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The whole model, with alpha where the job prunes.
-    fn whole(prepared: &'a Prepared) -> Result<Self, TrainError> {
-        let model = prepared.first_model()?;
+    fn whole(prepared: &'a Prepared, model: Vit) -> Result<Self, TrainError> {
         let compress = &prepared.job.compress;
         let search = matches!(compress.mode, Mode::Unified | Mode::Static).then(|| {
             let dims = &model.config().dims;

@@ -199,26 +199,26 @@ fn check_commit(commit: &StepCommit, manifest: &Manifest) -> Result<(), Registry
     if lineage.job.as_ref() != Some(&commit.job_id) {
         return differs(
             "job_id",
-            format!("{:?}", commit.job_id),
-            format!("{:?}", lineage.job),
+            format!("`{}`", commit.job_id),
+            or_none(lineage.job.as_ref().map(|job| format!("`{job}`"))),
         );
     }
     if lineage.generation != Some(commit.generation) {
-        let ours = format!("{:?}", lineage.generation);
+        let ours = or_none(lineage.generation);
         return differs("generation", commit.generation.to_string(), ours);
     }
     if lineage.step != Some(commit.step) {
-        return differs(
-            "step",
-            commit.step.to_string(),
-            format!("{:?}", lineage.step),
-        );
+        return differs("step", commit.step.to_string(), or_none(lineage.step));
     }
     if commit.r#final != (manifest.kind == Kind::Model) {
-        let ours = format!("kind {:?}", manifest.kind.as_str());
+        let ours = format!("kind `{}`", manifest.kind.as_str());
         return differs("final", commit.r#final.to_string(), ours);
     }
     Ok(())
+}
+
+fn or_none(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
 }
 
 impl RegistryService {
