@@ -1,6 +1,9 @@
 use std::ops::RangeInclusive;
 
+use self::knapsack::Knapsack;
 use crate::{BlockStructure, Cost, Structure};
+
+mod knapsack;
 
 /// What the search says about the sizes of every module.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,77 +40,25 @@ impl Probabilities {
         self.structure(&self.likeliest())
     }
 
-    /// The arg max, moved into `budget` with as little loss of log-probability as it takes: modules
-    /// shrink while MACs are above it, then grow while they are below. [ours]
+    /// The likeliest structure whose F / F_full is in `budget`: the arg max if it is there. [ours]
     ///
-    /// Each move is the one that loses least for each MAC that brings the budget nearer. Growing never
-    /// leaves the budget again, so it can end below it when candidates are coarse; `within_budget` says so.
+    /// Where no structure is in the budget, the largest below it, else the smallest of all;
+    /// `within_budget` says so.
     pub fn within(&self, cost: &Cost, budget: RangeInclusive<f64>) -> Choice {
-        let dense = cost.dense();
+        let ratio = |chosen: &[usize]| cost.static_macs(&self.structure(chosen)) / cost.dense();
         let arg_max = self.likeliest();
-        let macs = |chosen: &[usize]| cost.static_macs(&self.structure(chosen));
-        let (least, most) = (budget.start() * dense, budget.end() * dense);
-
-        let mut chosen = arg_max.clone();
-        while macs(&chosen) > most {
-            let now = macs(&chosen);
-            let shrinks = |after: f64| (after < now).then(|| (now - after).min(now - most));
-            let Some(smaller) = self.best_move(&chosen, macs, shrinks) else {
-                break;
-            };
-            chosen = smaller;
-        }
-        while macs(&chosen) < least {
-            let now = macs(&chosen);
-            let grows =
-                |after: f64| (after > now && after <= most).then(|| (after - now).min(least - now));
-            let Some(larger) = self.best_move(&chosen, macs, grows) else {
-                break;
-            };
-            chosen = larger;
-        }
-
-        let static_ratio = macs(&chosen) / dense;
+        let chosen = if budget.contains(&ratio(&arg_max)) {
+            arg_max.clone()
+        } else {
+            Knapsack::fill(&self.modules, cost).take(&budget)
+        };
+        let static_ratio = ratio(&chosen);
         Choice {
             structure: self.structure(&chosen),
             static_ratio,
             within_budget: budget.contains(&static_ratio),
-            reason: self.reason(
-                &arg_max,
-                &chosen,
-                macs(&arg_max) / dense,
-                static_ratio,
-                &budget,
-            ),
+            reason: self.reason(&arg_max, &chosen, ratio(&arg_max), static_ratio, &budget),
         }
-    }
-
-    /// The choice after the change of one module that loses the least score for what it is worth;
-    /// of equals the first. `worth` takes the MACs after the change; `None` rules the change out.
-    fn best_move(
-        &self,
-        chosen: &[usize],
-        macs: impl Fn(&[usize]) -> f64,
-        worth: impl Fn(f64) -> Option<f64>,
-    ) -> Option<Vec<usize>> {
-        let mut best: Option<(f64, Vec<usize>)> = None;
-        for (m, candidates) in self.modules.iter().enumerate() {
-            for (k, candidate) in candidates.iter().enumerate() {
-                if k == chosen[m] || candidate.score == f64::NEG_INFINITY {
-                    continue;
-                }
-                let mut after = chosen.to_vec();
-                after[m] = k;
-                let Some(worth) = worth(macs(&after)) else {
-                    continue;
-                };
-                let loss = (candidates[chosen[m]].score - candidate.score) / worth;
-                if best.as_ref().is_none_or(|(least, _)| loss < *least) {
-                    best = Some((loss, after));
-                }
-            }
-        }
-        best.map(|(_, after)| after)
     }
 
     /// Index of each module's likeliest candidate; of equals the largest.
@@ -167,7 +118,7 @@ impl Probabilities {
         let miss = if budget.contains(&ratio) {
             ""
         } else {
-            "; no candidate comes nearer"
+            "; no structure comes nearer"
         };
         format!("{start}, {range}{moved}{miss}")
     }

@@ -91,6 +91,17 @@ impl Cost {
         self.fixed() + self.dims.depth as f64 * block
     }
 
+    /// Module m of `size` heads (even m) or neurons (odd m) that runs for the share `open` of the
+    /// samples, and its gate, which looks at all of them. 0 for a dropped module.
+    pub fn module(&self, m: usize, size: i64, open: f64) -> f64 {
+        let macs = [Self::attn, Self::ffn][m % 2](self, size as f64);
+        if size > 0 {
+            open * macs + self.gate()
+        } else {
+            0.0
+        }
+    }
+
     /// MACs of a structure with every gate open.
     pub fn static_macs(&self, structure: &Structure) -> f64 {
         self.effective(structure, |_| 1.0)
@@ -98,20 +109,9 @@ impl Cost {
 
     /// MACs of a structure whose module m runs for the share `open(m)` of the samples.
     pub fn effective(&self, structure: &Structure, open: impl Fn(usize) -> f64) -> f64 {
-        let module = |there: bool, macs: f64, open: f64| {
-            if there {
-                open * macs + self.gate()
-            } else {
-                0.0
-            }
-        };
         let blocks = structure.blocks.iter().enumerate().map(|(l, block)| {
-            module(block.heads > 0, self.attn(block.heads as f64), open(2 * l))
-                + module(
-                    block.neurons > 0,
-                    self.ffn(block.neurons as f64),
-                    open(2 * l + 1),
-                )
+            self.module(2 * l, block.heads, open(2 * l))
+                + self.module(2 * l + 1, block.neurons, open(2 * l + 1))
         });
         self.fixed() + blocks.sum::<f64>()
     }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use espalier_job::{Compress, Mode};
 use espalier_vit::{Choice, Cost, Search, SliceError, Vit, slice};
 
-/// How far off the target a model without gates may land: nothing can correct it later.
+/// How far off its target the static structure may land: nothing can correct it later.
 const STATIC_TOLERANCE: f64 = 0.01;
 
 /// The sliced model, and why it has the structure it has.
@@ -33,12 +33,13 @@ pub(super) fn transition(
 }
 
 /// Where F / F_full may be with every gate open. Gates can only skip, so a gated model must have at
-/// least its target before they do, and never more than the dense model.
+/// least its target before they do, and never more than its static target or the dense model.
 pub(super) fn static_budget(compress: &Compress) -> RangeInclusive<f64> {
     let target = compress.target;
-    match compress.mode {
-        Mode::Static => target * (1.0 - STATIC_TOLERANCE)..=target * (1.0 + STATIC_TOLERANCE),
-        _ => target..=compress.static_target.unwrap_or(1.0),
+    match (compress.mode, compress.static_target) {
+        (Mode::Static, _) => target * (1.0 - STATIC_TOLERANCE)..=target * (1.0 + STATIC_TOLERANCE),
+        (_, Some(most)) => target.max(most * (1.0 - STATIC_TOLERANCE))..=most,
+        (_, None) => target..=1.0,
     }
 }
 
@@ -54,7 +55,7 @@ mod tests {
         };
         assert_eq!(static_budget(&compress), 0.5..=1.0);
         compress.static_target = Some(0.75);
-        assert_eq!(static_budget(&compress), 0.5..=0.75);
+        assert_eq!(static_budget(&compress), 0.7425..=0.75);
         compress.mode = Mode::Static;
         assert_eq!(static_budget(&compress), 0.495..=0.505);
     }

@@ -1,0 +1,100 @@
+use std::ops::RangeInclusive;
+
+use super::Candidate;
+use crate::Cost;
+
+/// Cells over 0 ..= F_full. Of two partial structures in one cell the likelier is kept, so a budget
+/// narrower than a few cells may be missed; each keeps its own MACs, so none is met only by rounding.
+const CELLS: usize = 1 << 14;
+
+/// The likeliest structures of every cost: scores and MACs both add up over the modules, so choosing
+/// one size for each is a multiple-choice knapsack.
+pub(super) struct Knapsack {
+    /// For the first m modules, m = 0 ..= M, and each cell of MACs: the likeliest sizes.
+    filled: Vec<Vec<Option<Partial>>>,
+}
+
+/// Sizes of the first modules.
+#[derive(Clone, Copy)]
+struct Partial {
+    /// Sum of log-probabilities.
+    score: f64,
+    /// F / F_full of what is fixed and of these modules, every gate open.
+    ratio: f64,
+    /// The candidate of the last of these modules.
+    candidate: usize,
+    /// The cell of the modules before it.
+    before: usize,
+}
+
+impl Knapsack {
+    pub(super) fn fill(modules: &[Vec<Candidate>], cost: &Cost) -> Self {
+        let mut first = vec![None; CELLS + 1];
+        let nothing = Partial {
+            score: 0.0,
+            ratio: cost.fixed() / cost.dense(),
+            candidate: 0,
+            before: 0,
+        };
+        nothing.put(&mut first);
+        let mut filled = vec![first];
+        for (m, candidates) in modules.iter().enumerate() {
+            let mut next = vec![None; CELLS + 1];
+            for (before, partial) in occupied(&filled[m]) {
+                for (k, candidate) in candidates.iter().enumerate() {
+                    if candidate.score == f64::NEG_INFINITY {
+                        continue;
+                    }
+                    let with = Partial {
+                        score: partial.score + candidate.score,
+                        ratio: partial.ratio + cost.module(m, candidate.size, 1.0) / cost.dense(),
+                        candidate: k,
+                        before,
+                    };
+                    with.put(&mut next);
+                }
+            }
+            filled.push(next);
+        }
+        Self { filled }
+    }
+
+    /// The candidate of each module, of the likeliest structure in `budget`; where there is none, of
+    /// the largest below it, else of the smallest.
+    pub(super) fn take(&self, budget: &RangeInclusive<f64>) -> Vec<usize> {
+        let modules = self.filled.len() - 1;
+        let whole = || occupied(&self.filled[modules]);
+        let largest_below = || whole().rfind(|(_, p)| p.ratio <= *budget.end());
+        let best = whole()
+            .filter(|(_, p)| budget.contains(&p.ratio))
+            .max_by(|(_, a), (_, b)| a.score.total_cmp(&b.score))
+            .or_else(largest_below)
+            .or_else(|| whole().next());
+
+        let mut chosen = vec![0; modules];
+        let mut cell = best.map_or(0, |(cell, _)| cell);
+        for m in (0..modules).rev() {
+            let Some(partial) = self.filled[m + 1][cell] else {
+                break;
+            };
+            (chosen[m], cell) = (partial.candidate, partial.before);
+        }
+        chosen
+    }
+}
+
+impl Partial {
+    /// Keeps the likelier of this and what has its place.
+    fn put(self, cells: &mut [Option<Self>]) {
+        let cell = ((self.ratio * CELLS as f64) as usize).min(CELLS);
+        if cells[cell].is_none_or(|there| self.score > there.score) {
+            cells[cell] = Some(self);
+        }
+    }
+}
+
+/// The partial structures with their cells, by rising MACs.
+fn occupied(cells: &[Option<Partial>]) -> impl DoubleEndedIterator<Item = (usize, Partial)> {
+    let cells = cells.iter().enumerate();
+    cells.filter_map(|(cell, partial)| partial.map(|partial| (cell, partial)))
+}
