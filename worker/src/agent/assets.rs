@@ -86,7 +86,8 @@ async fn pull(registry: &str, reference: &str, dir: &Path) -> Result<(), ClientE
 
 fn blame(error: &ClientError, field: &str, reference: &str) -> (Fault, String) {
     let fault = match error.code() {
-        Some(Code::NotFound | Code::InvalidArgument) => Fault::User,
+        // A damaged blob stays damaged however often it is read: a person has to restore it.
+        Some(Code::NotFound | Code::InvalidArgument | Code::DataLoss) => Fault::User,
         _ => Fault::Infrastructure,
     };
     (fault, format!("{field}: {reference:?}: {error}"))

@@ -296,6 +296,7 @@ impl Running<'_> {
         match result {
             Ok(digest) => {
                 tracing::info!(gang = %self.gang.key, step, digest, "checkpoint is durable");
+                self.pusher.follow(&digest);
                 // Only rank 0 hands checkpoints over.
                 self.tell(0, &ToRank::Stored { step, digest }).await;
             }

@@ -10,7 +10,6 @@ use espalier_registry::{
 };
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
-use tonic::Code;
 
 use super::backoff;
 use super::key::GangKey;
@@ -51,6 +50,11 @@ impl Pusher {
             seed: job.train.seed,
             parent: order.resume_digest.parse().ok(),
         }
+    }
+
+    /// The next checkpoint comes after `digest`.
+    pub(super) fn follow(&mut self, digest: &str) {
+        self.parent = digest.parse().ok();
     }
 
     /// Pushes and publishes the folder, then removes it; tries again while the registry is away.
@@ -128,11 +132,8 @@ impl Pusher {
 }
 
 fn sort(error: ClientError) -> PushError {
-    let stale = error.reason().as_deref() == Some("STALE_GENERATION")
-        || error.code() == Some(Code::FailedPrecondition);
-    if stale {
-        PushError::Stale(error)
-    } else {
-        PushError::Failed(error)
+    match error.reason().as_deref() {
+        Some("STALE_GENERATION") => PushError::Stale(error),
+        _ => PushError::Failed(error),
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use espalier_proto::v1::session_response::Message as Incoming;
 use espalier_proto::v1::{Rendezvous, RunningGang, StartGang};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::gang::{Gang, Place};
@@ -17,6 +19,9 @@ use super::session::Order;
 use super::state::{Action, State};
 use crate::args::AgentArgs;
 use crate::ipc::Fault;
+
+/// How long gangs that were told to stop may take to kill and reap their ranks.
+const STOP: Duration = Duration::from_secs(30);
 
 /// Owns the gangs of this worker.
 pub(super) struct Supervisor {
@@ -69,13 +74,20 @@ impl Supervisor {
         }
     }
 
-    /// Kills every gang and waits until all are gone.
+    /// Kills every gang and waits until all are gone, at most [`STOP`].
     pub(super) async fn stop_all(&mut self) {
         for handle in self.gangs.values() {
             handle.stop.cancel();
         }
-        while let Some(ended) = self.tasks.join_next().await {
-            self.ended(ended);
+        let all_gone = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                self.ended(ended);
+            }
+        };
+        if timeout(STOP, all_gone).await.is_err() {
+            tracing::warn!(gangs = self.tasks.len(), "gangs did not end in time");
+            // Ranks are killed when their tasks are dropped.
+            self.tasks.shutdown().await;
         }
     }
 
