@@ -94,6 +94,7 @@ fn packages_reach_only_downward() {
     for package in [
         "espalier-proto",
         "espalier-job",
+        "espalier-config",
         "espalier-random",
         "espalier-store",
         "espalier-registry",

@@ -30,9 +30,7 @@
 mod attention;
 mod block;
 mod choice;
-mod config;
 mod cost;
-mod dims;
 mod ffn;
 mod gate;
 mod grouping;
@@ -52,9 +50,8 @@ mod vit;
 mod weights;
 
 pub use choice::{Candidate, Choice, Probabilities};
-pub use config::{BlockStructure, Config, ConfigError, GateConfig, Structure};
 pub use cost::{Cost, Sizes};
-pub use dims::Dims;
+pub use espalier_config::{BlockStructure, Config, ConfigError, Dims, GateConfig, Structure};
 pub use gate::noise as gate_noise;
 pub use grouping::{Plan, plan};
 pub use groups::Groups;

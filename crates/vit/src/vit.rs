@@ -3,13 +3,13 @@ use std::path::Path;
 use tch::{Device, Tensor};
 
 use crate::block::Block;
-use crate::config::{Config, ConfigError};
 use crate::init::Init;
 use crate::layers::{DECAYED, INIT_STD, LayerNorm, Linear, UNDECAYED};
 use crate::param::{Collector, Param, ParamKind};
 use crate::patch_embed::PatchEmbed;
 use crate::routing::{Router, Routing};
 use crate::weights::{self, Mismatch, Tensors, WeightsError};
+use crate::{Config, ConfigError};
 
 /// A vision transformer with timm's parameter names, whole or sliced, with or without gates.
 #[derive(Debug)]

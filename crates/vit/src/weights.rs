@@ -8,8 +8,8 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::config::{Config, ConfigError};
 use crate::param::Param;
+use crate::{Config, ConfigError};
 
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;
