@@ -145,6 +145,33 @@ impl Config {
                 )
             })?;
         }
+        self.check_architecture()
+    }
+
+    fn check_architecture(&self) -> Result<(), ConfigError> {
+        let (dims, architecture) = (&self.dims, &self.dims.architecture);
+        let fixed = architecture
+            .stem
+            .patch_size()
+            .map_or(dims.patch_size, i64::from);
+        require(dims.patch_size == fixed, || {
+            (
+                "dims.patch_size".to_owned(),
+                format!("{} is not {fixed}, which the stem has", dims.patch_size),
+            )
+        })?;
+        let positive = [
+            ("norm_eps", architecture.norm_eps),
+            ("layer_scale", architecture.layer_scale.unwrap_or(1.0)),
+        ];
+        for (name, value) in positive {
+            require(value.is_finite() && value > 0.0, || {
+                (
+                    format!("dims.architecture.{name}"),
+                    format!("{value} is not a number above 0"),
+                )
+            })?;
+        }
         Ok(())
     }
 

@@ -1,8 +1,8 @@
-use espalier_job::{Model, Problems};
+use espalier_job::{Architecture, Model, Problems};
 use serde::{Deserialize, Serialize};
 
 /// The dimensions of the dense model. Integers are those of libtorch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dims {
     /// Side of the square input image, in pixels.
@@ -21,16 +21,14 @@ pub struct Dims {
     pub heads: i64,
     /// FFN neurons n per block; a multiple of 8.
     pub ffn: i64,
+    /// All that is not a dimension; that of the plain vision transformer where a file says nothing.
+    #[serde(default)]
+    pub architecture: Architecture,
 }
 
-impl Dims {
-    /// The dimensions of a job's model.
-    ///
-    /// # Errors
-    /// Fields of `model` that are missing or do not fit together.
-    pub fn from_job(model: &Model) -> Result<Self, Problems> {
-        let dims = model.dims()?;
-        Ok(Self {
+impl From<espalier_job::Dims> for Dims {
+    fn from(dims: espalier_job::Dims) -> Self {
+        Self {
             image_size: dims.image_size.into(),
             patch_size: dims.patch_size.into(),
             channels: dims.channels.into(),
@@ -39,7 +37,18 @@ impl Dims {
             depth: dims.depth.into(),
             heads: dims.heads.into(),
             ffn: dims.ffn.into(),
-        })
+            architecture: dims.architecture,
+        }
+    }
+}
+
+impl Dims {
+    /// The dimensions of a job's model.
+    ///
+    /// # Errors
+    /// Fields of `model` that are missing or do not fit together.
+    pub fn from_job(model: &Model) -> Result<Self, Problems> {
+        model.dims().map(Self::from)
     }
 
     /// Patches of an image.
@@ -47,9 +56,19 @@ impl Dims {
         (self.image_size / self.patch_size).pow(2)
     }
 
-    /// N: the patches and the CLS token.
+    /// Tokens that stand for no patch: the CLS token, and the distillation token where there is one.
+    pub fn prefix(&self) -> i64 {
+        1 + i64::from(self.architecture.distilled.tokens())
+    }
+
+    /// N: the prefix and the patches.
     pub fn tokens(&self) -> i64 {
-        self.patches() + 1
+        self.prefix() + self.patches()
+    }
+
+    /// Classification heads: that of the CLS token, and that of the distillation token.
+    pub fn classifiers(&self) -> i64 {
+        1 + i64::from(self.architecture.distilled.has_head())
     }
 
     /// d: width of a head. It stays when heads are removed.

@@ -1,7 +1,7 @@
-use crate::{Model, Preset, Problems};
+use crate::{Architecture, Model, Problems};
 
 /// The dimensions of a vision transformer, all known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dims {
     /// Side of the square input image, in pixels.
     pub image_size: u32,
@@ -19,27 +19,8 @@ pub struct Dims {
     pub heads: u32,
     /// FFN neurons n per block.
     pub ffn: u32,
-}
-
-impl Preset {
-    /// The preset's dimensions, for images of three channels and `classes` classes.
-    fn dims(self, classes: u32) -> Dims {
-        let (width, heads, ffn) = match self {
-            Self::DeitTiny => (192, 3, 768),
-            Self::DeitSmall => (384, 6, 1536),
-            Self::DeitBase => (768, 12, 3072),
-        };
-        Dims {
-            image_size: 224,
-            patch_size: 16,
-            channels: 3,
-            classes,
-            width,
-            depth: 12,
-            heads,
-            ffn,
-        }
-    }
+    /// All that is not a dimension.
+    pub architecture: Architecture,
 }
 
 impl Model {
@@ -49,6 +30,8 @@ impl Model {
     /// Every field that is missing, and every pair that does not fit together.
     pub fn dims(&self) -> Result<Dims, Problems> {
         let preset = self.preset.map(|preset| preset.dims(self.classes));
+        let architecture =
+            self.architecture(preset.map_or_else(Default::default, |dims| dims.architecture));
         let mut problems = Problems::default();
         let mut field = |name: &str, given: Option<u32>, of: fn(Dims) -> u32| {
             given.or(preset.map(of)).unwrap_or_else(|| {
@@ -68,8 +51,24 @@ impl Model {
             depth: field("depth", self.depth, |dims| dims.depth),
             heads: field("heads", self.heads, |dims| dims.heads),
             ffn: field("ffn", self.ffn, |dims| dims.ffn),
+            architecture,
         };
         problems.or(dims)?.fitting()
+    }
+
+    /// `preset` with the given fields in their place.
+    fn architecture(&self, preset: Architecture) -> Architecture {
+        Architecture {
+            stem: self.stem.unwrap_or(preset.stem),
+            distilled: self.distilled.unwrap_or(preset.distilled),
+            layer_scale: match self.layer_scale {
+                None => preset.layer_scale,
+                Some(first) => (first > 0.0).then_some(first),
+            },
+            qkv_bias: self.qkv_bias.unwrap_or(preset.qkv_bias),
+            qk_scale: self.qk_scale.unwrap_or(preset.qk_scale),
+            norm_eps: self.norm_eps.unwrap_or(preset.norm_eps),
+        }
     }
 }
 
@@ -85,8 +84,13 @@ impl Dims {
             width,
             heads,
             ffn,
+            architecture,
             ..
         } = self;
+        let fixed = architecture.stem.patch_size().unwrap_or(patch_size);
+        problems.require(patch_size == fixed, "model.patch_size", || {
+            format!("{patch_size} is not {fixed}, which this model.stem has")
+        });
         problems.require(multiple(image_size, patch_size), "model.patch_size", || {
             format!("{patch_size} does not divide image_size = {image_size}")
         });

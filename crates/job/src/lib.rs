@@ -4,6 +4,7 @@
 //! reports every problem at once, each with its path, and refuses unknown fields with a suggestion.
 #![forbid(unsafe_code)]
 
+mod architecture;
 mod compress;
 mod data;
 mod dims;
@@ -11,6 +12,7 @@ mod document;
 mod model;
 mod names;
 mod paths;
+mod preset;
 mod problem;
 mod publish;
 mod reference;
@@ -23,13 +25,15 @@ mod stages;
 mod tests;
 mod train;
 
+pub use architecture::{Architecture, Distilled, QkScale, Stem};
 pub use compress::{
     Average, Compress, Gate, GateInput, Grouping, GroupingPolicy, Mode, Search, Static, Tune,
 };
 pub use data::{Augment, Data, DataFormat};
 pub use dims::Dims;
-pub use model::{Init, Model, Preset};
+pub use model::{Init, Model};
 pub use names::{valid_name, valid_reference};
+pub use preset::Preset;
 pub use problem::{Problem, Problems};
 pub use publish::Publish;
 pub use reference::reference;

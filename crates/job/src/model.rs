@@ -1,6 +1,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::{Distilled, Preset, QkScale, Stem};
+
 /// The vision transformer to compress: a preset, with any dimension overridden, or all dimensions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -39,21 +41,29 @@ pub struct Model {
     #[serde(default)]
     #[schemars(range(min = 8, max = 131072))]
     pub ffn: Option<u32>,
+    /// What turns the image into tokens; `patch` unless the preset says otherwise.
+    #[serde(default)]
+    pub stem: Option<Stem>,
+    /// The distillation token of DeiT; `none` unless the preset says otherwise.
+    #[serde(default)]
+    pub distilled: Option<Distilled>,
+    /// LayerScale, by the first value of its factors; 0 for none. None unless the preset says otherwise.
+    #[serde(default)]
+    #[schemars(extend("minimum" = 0, "maximum" = 10))]
+    pub layer_scale: Option<f64>,
+    /// Whether queries, keys and values have a bias; true unless the preset says otherwise.
+    #[serde(default)]
+    pub qkv_bias: Option<bool>,
+    /// What the products of queries and keys are divided by; `head` unless the preset says otherwise.
+    #[serde(default)]
+    pub qk_scale: Option<QkScale>,
+    /// Epsilon of the layer norms; 1e-6 unless the preset says otherwise.
+    #[serde(default)]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 0.1))]
+    pub norm_eps: Option<f64>,
     /// Where the first weights come from.
     #[serde(default)]
     pub init: Init,
-}
-
-/// Named sets of dimensions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Preset {
-    /// DeiT-Ti: D 192, L 12, H 3, n 768, patch 16, image 224, 3 channels.
-    DeitTiny,
-    /// DeiT-S: D 384, L 12, H 6, n 1536, patch 16, image 224, 3 channels.
-    DeitSmall,
-    /// DeiT-B: D 768, L 12, H 12, n 3072, patch 16, image 224, 3 channels.
-    DeitBase,
 }
 
 /// Where the first weights come from.

@@ -25,8 +25,9 @@ impl Job {
             ("data.train", self.data.train.as_str()),
             ("data.validation", self.data.validation.as_str()),
         ];
-        if let Init::Safetensors(path) = &self.model.init {
-            paths.push(("model.init.safetensors", path));
+        match &self.model.init {
+            Init::Safetensors(path) => paths.push(("model.init.safetensors", path)),
+            Init::Scratch | Init::Checkpoint(_) => {}
         }
         paths
     }
@@ -36,8 +37,9 @@ impl Job {
             ("data.train", &mut self.data.train),
             ("data.validation", &mut self.data.validation),
         ];
-        if let Init::Safetensors(path) = &mut self.model.init {
-            paths.push(("model.init.safetensors", path));
+        match &mut self.model.init {
+            Init::Safetensors(path) => paths.push(("model.init.safetensors", path)),
+            Init::Scratch | Init::Checkpoint(_) => {}
         }
         paths
     }

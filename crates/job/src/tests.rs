@@ -2,7 +2,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use crate::{Dims, GroupingPolicy, Init, Job, Preset};
+use crate::{Architecture, Dims, Distilled, GroupingPolicy, Init, Job, Preset};
 
 /// A whole job in which every section can be broken by replacing a line.
 const GOOD: &str = r#"name = "small"
@@ -377,8 +377,34 @@ fn a_preset_fills_in_what_is_not_given() {
         depth: 6,
         heads: 6,
         ffn: 1536,
+        architecture: Architecture::default(),
     };
     assert_eq!(job.model.dims(), Ok(dims));
+}
+
+#[test]
+fn what_is_given_wins_over_the_preset_s_architecture() {
+    let text = GOOD.replace(
+        "ffn = 128",
+        "ffn = 128\ndistilled = \"token\"\nlayer_scale = 0\nqkv_bias = true",
+    );
+    let mut job = parse(&text).unwrap();
+    job.model.preset = Some(Preset::Dinov2Small);
+    let expected = Architecture {
+        distilled: Distilled::Token,
+        ..Architecture::default()
+    };
+    assert_eq!(job.model.dims().unwrap().architecture, expected);
+    job.model.layer_scale = None;
+    let architecture = job.model.dims().unwrap().architecture;
+    assert_eq!(architecture.layer_scale, Some(1e-5));
+
+    job.model.preset = Some(Preset::T2tVit14);
+    let problems = job.model.dims().unwrap_err().to_string();
+    assert!(
+        problems.contains("model.patch_size: 7 is not 16"),
+        "{problems}"
+    );
 }
 
 #[test]

@@ -1,3 +1,4 @@
+use espalier_job::QkScale;
 use tch::Tensor;
 
 use crate::Dims;
@@ -14,15 +15,27 @@ pub(crate) struct Attention {
     /// [D, h d]
     pub(crate) proj: Linear,
     head_dim: i64,
+    /// Factor of the products of queries and keys.
+    scale: f64,
 }
 
 impl Attention {
     pub(crate) fn new(init: &mut Init, dims: &Dims, heads: i64) -> Self {
         let head_dim = dims.head_dim();
+        let qkv = if dims.architecture.qkv_bias {
+            Linear::new
+        } else {
+            Linear::without_bias
+        };
+        let scaled_by = match dims.architecture.qk_scale {
+            QkScale::Head => head_dim,
+            QkScale::Width => dims.width,
+        };
         Self {
-            qkv: Linear::new(init, dims.width, 3 * heads * head_dim),
+            qkv: qkv(init, dims.width, 3 * heads * head_dim),
             proj: Linear::new(init, heads * head_dim, dims.width),
             head_dim,
+            scale: (scaled_by as f64).powf(-0.5),
         }
     }
 
@@ -41,7 +54,7 @@ impl Attention {
             None::<Tensor>,
             0.0,
             false,
-            None,
+            self.scale,
             false,
         );
         let y_BNi = y_BhNd.transpose(1, 2).flatten(2, -1);

@@ -5,7 +5,7 @@ use crate::ffn::Ffn;
 use crate::gate::Gate;
 use crate::init::Init;
 use crate::layers::{LayerNorm, UNDECAYED};
-use crate::param::Collector;
+use crate::param::{Collector, ParamKind};
 use crate::routing::{Decider, Router};
 use crate::{BlockStructure, Dims, GateConfig};
 
@@ -16,27 +16,23 @@ pub(crate) struct Block {
     pub(crate) ffn: Option<Branch<Ffn>>,
 }
 
-/// A module with its norm and, perhaps, its gate.
+/// A module with its norm and, perhaps, its LayerScale and its gate.
 #[derive(Debug)]
 pub(crate) struct Branch<M> {
     pub(crate) norm: LayerNorm,
     pub(crate) module: M,
+    /// LayerScale: a factor for each channel of the module's output.
+    pub(crate) scale_D: Option<Tensor>,
     pub(crate) gate: Option<Gate>,
 }
 
 impl Block {
     pub(crate) fn new(init: &mut Init, dims: &Dims, structure: &BlockStructure) -> Self {
+        let attn = (structure.heads > 0).then(|| Attention::new(init, dims, structure.heads));
+        let ffn = (structure.neurons > 0).then(|| Ffn::new(init, dims, structure.neurons));
         Self {
-            attn: (structure.heads > 0).then(|| Branch {
-                norm: LayerNorm::new(init, dims.width),
-                module: Attention::new(init, dims, structure.heads),
-                gate: None,
-            }),
-            ffn: (structure.neurons > 0).then(|| Branch {
-                norm: LayerNorm::new(init, dims.width),
-                module: Ffn::new(init, dims, structure.neurons),
-                gate: None,
-            }),
+            attn: attn.map(|module| Branch::new(init, dims, module)),
+            ffn: ffn.map(|module| Branch::new(init, dims, module)),
         }
     }
 
@@ -65,13 +61,15 @@ impl Block {
         let ffn_route = router.next(&decider(self.ffn.as_ref()), &x_BND);
         let masks = router.masks();
         let mut x_BND = x_BND;
-        if let Some(Branch { norm, module, .. }) = &self.attn {
+        if let Some(attn) = &self.attn {
             let mask = masks.map(|masks| masks.attn(index));
-            x_BND = attn_route.apply(x_BND, |x| module.forward(&norm.forward(x), mask.as_ref()));
+            let module = |x: &Tensor| attn.module.forward(&attn.norm.forward(x), mask.as_ref());
+            x_BND = attn_route.apply(x_BND, |x| attn.scaled(module(x)));
         }
-        if let Some(Branch { norm, module, .. }) = &self.ffn {
+        if let Some(ffn) = &self.ffn {
             let mask = masks.map(|masks| masks.ffn(index));
-            x_BND = ffn_route.apply(x_BND, |x| module.forward(&norm.forward(x), mask.as_ref()));
+            let module = |x: &Tensor| ffn.module.forward(&ffn.norm.forward(x), mask.as_ref());
+            x_BND = ffn_route.apply(x_BND, |x| ffn.scaled(module(x)));
         }
         x_BND
     }
@@ -81,10 +79,12 @@ impl Block {
         if let Some(attn) = &self.attn {
             into.scope("norm1", |into| attn.norm.collect(into, UNDECAYED));
             into.scope("attn", |into| attn.module.collect(into));
+            into.scope("ls1", |into| attn.collect_scale(into));
         }
         if let Some(ffn) = &self.ffn {
             into.scope("norm2", |into| ffn.norm.collect(into, UNDECAYED));
             into.scope("mlp", |into| ffn.module.collect(into));
+            into.scope("ls2", |into| ffn.collect_scale(into));
         }
     }
 
@@ -94,6 +94,34 @@ impl Block {
         }
         if let Some(gate) = self.ffn.as_ref().and_then(|ffn| ffn.gate.as_ref()) {
             into.scope("gate_ffn", |into| gate.collect(into));
+        }
+    }
+}
+
+impl<M> Branch<M> {
+    fn new(init: &Init, dims: &Dims, module: M) -> Self {
+        let architecture = &dims.architecture;
+        Self {
+            norm: LayerNorm::new(init, dims.width, architecture.norm_eps),
+            module,
+            scale_D: architecture
+                .layer_scale
+                .map(|first| init.constant(&[dims.width], first)),
+            gate: None,
+        }
+    }
+
+    /// The module's output `y_BND`, scaled by LayerScale.
+    fn scaled(&self, y_BND: Tensor) -> Tensor {
+        match &self.scale_D {
+            Some(scale_D) => y_BND * scale_D,
+            None => y_BND,
+        }
+    }
+
+    fn collect_scale(&self, into: &mut Collector) {
+        if let Some(scale_D) = &self.scale_D {
+            into.add("gamma", scale_D, ParamKind::Weight { decay: false });
         }
     }
 }

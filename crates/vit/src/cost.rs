@@ -1,5 +1,6 @@
 use tch::{Device, Kind, Tensor};
 
+use crate::stem::Stem;
 use crate::{Dims, GateConfig, Structure};
 
 /// Counts multiply-accumulates (MACs) of one sample, and parameters.
@@ -72,17 +73,10 @@ impl Cost {
         self.dims.width as f64 * hidden + 2.0 * hidden
     }
 
-    /// F_stem + F_head: embedding of the patches, and scores from the CLS token.
+    /// F_stem + F_head: embedding of the patches, and scores from the tokens that have a head.
     pub fn fixed(&self) -> f64 {
-        let Dims {
-            patch_size,
-            channels,
-            classes,
-            width,
-            ..
-        } = self.dims;
-        let stem = self.dims.patches() * width * channels * patch_size * patch_size;
-        (stem + width * classes) as f64
+        let dims = &self.dims;
+        (Stem::macs(dims) + dims.classifiers() * dims.width * dims.classes) as f64
     }
 
     /// F_full: MACs of the dense model, which has no gates.
@@ -141,7 +135,7 @@ impl Cost {
         (attn_L + ffn_L).sum(Kind::Double) + self.fixed()
     }
 
-    /// Parameters of a structure, gates included.
+    /// Learnable parameters of a structure, gates included.
     pub fn params(&self, structure: &Structure) -> i64 {
         let dims = &self.dims;
         let width = dims.width;
@@ -150,11 +144,15 @@ impl Cost {
         let gate = self
             .gate_hidden
             .map_or(0, |hidden| norm + linear(width, hidden) + linear(hidden, 2));
+        let architecture = &dims.architecture;
+        let scale = architecture.layer_scale.map_or(0, |_| width);
+        let around = norm + scale + gate;
         let attn = |heads: i64| {
             let inner = heads * dims.head_dim();
-            norm + linear(width, 3 * inner) + linear(inner, width) + gate
+            let qkv_bias = i64::from(architecture.qkv_bias) * 3 * inner;
+            around + 3 * width * inner + qkv_bias + linear(inner, width)
         };
-        let ffn = |neurons: i64| norm + linear(width, neurons) + linear(neurons, width) + gate;
+        let ffn = |neurons: i64| around + linear(width, neurons) + linear(neurons, width);
         let blocks = structure.blocks.iter().map(|block| {
             let attn = if block.heads > 0 {
                 attn(block.heads)
@@ -168,8 +166,7 @@ impl Cost {
             };
             attn + ffn
         });
-        let patch = dims.channels * dims.patch_size * dims.patch_size;
-        let stem = linear(patch, width) + width + dims.tokens() * width;
-        stem + blocks.sum::<i64>() + norm + linear(width, dims.classes)
+        let heads = dims.classifiers() * linear(width, dims.classes);
+        Stem::params(dims) + blocks.sum::<i64>() + norm + heads
     }
 }

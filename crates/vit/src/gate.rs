@@ -22,11 +22,11 @@ impl Gate {
     pub(crate) fn new(init: &mut Init, dims: &Dims, config: &GateConfig) -> Self {
         let log_odds = (config.keep_init / (1.0 - config.keep_init)).ln();
         Self {
-            norm: LayerNorm::new(init, dims.width),
+            norm: LayerNorm::new(init, dims.width, NORM_EPS),
             fc1: Linear::new(init, dims.width, config.hidden),
             fc2: Linear {
                 weight_OI: init.trunc_normal(&[2, config.hidden], INIT_STD),
-                bias_O: init.vector(&[-log_odds / 2.0, log_odds / 2.0]),
+                bias_O: Some(init.vector(&[-log_odds / 2.0, log_odds / 2.0])),
             },
             config: *config,
         }
@@ -75,6 +75,9 @@ impl Gate {
         into.scope("fc2", |into| self.fc2.collect(into, kinds));
     }
 }
+
+/// Epsilon of the gates' norms, whatever that of the model.
+const NORM_EPS: f64 = 1e-6;
 
 /// Keeps the logit of a mean probability finite when all samples of a group are certain.
 const EPS_PROBABILITY: f64 = 1e-6;

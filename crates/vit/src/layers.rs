@@ -7,27 +7,31 @@ use crate::param::{Collector, ParamKind};
 /// Spread of the first weights of linear layers and embeddings, as in DeiT.
 pub(crate) const INIT_STD: f64 = 0.02;
 
-/// timm's epsilon of the norms of a vision transformer.
-const NORM_EPS: f64 = 1e-6;
-
 /// y = W x + b.
 #[derive(Debug)]
 pub(crate) struct Linear {
     pub(crate) weight_OI: Tensor,
-    pub(crate) bias_O: Tensor,
+    pub(crate) bias_O: Option<Tensor>,
 }
 
 impl Linear {
     pub(crate) fn new(init: &mut Init, inputs: i64, outputs: i64) -> Self {
         Self {
             weight_OI: init.trunc_normal(&[outputs, inputs], INIT_STD),
-            bias_O: init.constant(&[outputs], 0.0),
+            bias_O: Some(init.constant(&[outputs], 0.0)),
+        }
+    }
+
+    pub(crate) fn without_bias(init: &mut Init, inputs: i64, outputs: i64) -> Self {
+        Self {
+            weight_OI: init.trunc_normal(&[outputs, inputs], INIT_STD),
+            bias_O: None,
         }
     }
 
     /// `x` [.., inputs] -> [.., outputs].
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight_OI, Some(&self.bias_O))
+        x.linear(&self.weight_OI, self.bias_O.as_ref())
     }
 
     /// p[keep] (W (m x) + b). The factors go into the weights, [O, I] and [O], because those are
@@ -37,13 +41,15 @@ impl Linear {
             return self.forward(x);
         };
         let weight_OI = &self.weight_OI * &mask.channels;
-        let bias_O = &self.bias_O * &mask.keep;
-        x.linear(&weight_OI, Some(&bias_O))
+        let bias_O = self.bias_O.as_ref().map(|bias_O| bias_O * &mask.keep);
+        x.linear(&weight_OI, bias_O.as_ref())
     }
 
     pub(crate) fn collect(&self, into: &mut Collector, [weight, bias]: [ParamKind; 2]) {
         into.add("weight", &self.weight_OI, weight);
-        into.add("bias", &self.bias_O, bias);
+        if let Some(bias_O) = &self.bias_O {
+            into.add("bias", bias_O, bias);
+        }
     }
 }
 
@@ -61,11 +67,13 @@ pub(crate) const UNDECAYED: [ParamKind; 2] = [ParamKind::Weight { decay: false }
 pub(crate) struct LayerNorm {
     pub(crate) weight_D: Tensor,
     pub(crate) bias_D: Tensor,
+    eps: f64,
 }
 
 impl LayerNorm {
-    pub(crate) fn new(init: &Init, width: i64) -> Self {
+    pub(crate) fn new(init: &Init, width: i64, eps: f64) -> Self {
         Self {
+            eps,
             weight_D: init.constant(&[width], 1.0),
             bias_D: init.constant(&[width], 0.0),
         }
@@ -77,7 +85,7 @@ impl LayerNorm {
             self.weight_D.size(),
             Some(&self.weight_D),
             Some(&self.bias_D),
-            NORM_EPS,
+            self.eps,
             true,
         )
     }

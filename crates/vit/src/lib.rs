@@ -19,6 +19,7 @@
 //! | `H`, `h`, `d` | attention heads, heads that stay, width of a head |
 //! | `n` | FFN neurons |
 //! | `K` | classes, or candidates of a static choice |
+//! | `T`, `i`, `e`, `r` | of the T2T stem: tokens, width of its input, width inside, random features |
 //!
 //! This crate knows no collective and no optimiser: it computes what a step needs on one device.
 #![forbid(unsafe_code)]
@@ -40,12 +41,12 @@ mod layers;
 mod loss;
 mod masks;
 mod param;
-mod patch_embed;
 mod ranking;
 mod resource;
 mod routing;
 mod search;
 mod slice;
+mod stem;
 mod vit;
 mod weights;
 

@@ -19,6 +19,8 @@ pub enum ParamKind {
         /// Whether weight decay applies: not to norms, biases, position and CLS embeddings.
         decay: bool,
     },
+    /// Part of the model but not learnable: it takes no gradient and no update.
+    Frozen,
     /// A parameter of a gate: its own learning rate, no decay.
     Gate,
     /// A logit of a static choice: its own learning rate, no decay.

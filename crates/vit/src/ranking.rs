@@ -24,7 +24,7 @@ impl Ranking {
     }
 
     /// By the L2 norm of the columns of `attn.proj` (heads) and `mlp.fc2` (neurons) that read them;
-    /// equals keep their order. A dropped module has an empty ranking. [inferred, from UVC]
+    /// equals keep their order. LayerScale counts as part of the columns. A dropped module has an empty ranking. [inferred, from UVC]
     pub fn by_norm(vit: &Vit) -> Self {
         let head_dim = vit.config().dims.head_dim();
         let blocks = &vit.blocks;
@@ -33,7 +33,8 @@ impl Ranking {
                 .iter()
                 .map(|block| {
                     block.attn.as_ref().map_or_else(Vec::new, |attn| {
-                        order_of_columns(&attn.module.proj.weight_OI, head_dim)
+                        let weight_OI = scaled_rows(&attn.module.proj.weight_OI, &attn.scale_D);
+                        order_of_columns(&weight_OI, head_dim)
                     })
                 })
                 .collect(),
@@ -41,7 +42,8 @@ impl Ranking {
                 .iter()
                 .map(|block| {
                     block.ffn.as_ref().map_or_else(Vec::new, |ffn| {
-                        order_of_columns(&ffn.module.fc2.weight_OI, 1)
+                        let weight_OI = scaled_rows(&ffn.module.fc2.weight_OI, &ffn.scale_D);
+                        order_of_columns(&weight_OI, 1)
                     })
                 })
                 .collect(),
@@ -59,6 +61,14 @@ impl Ranking {
             orders.len() as i64 == dims.depth && orders.iter().all(|order| permutes(order, size))
         };
         all(&self.heads, dims.heads) && all(&self.neurons, dims.ffn)
+    }
+}
+
+/// The weight with LayerScale's factors in it: what a column really adds to the residual stream.
+fn scaled_rows(weight_OI: &Tensor, scale_O: &Option<Tensor>) -> Tensor {
+    match scale_O {
+        Some(scale_O) => weight_OI * scale_O.unsqueeze(1),
+        None => weight_OI.shallow_clone(),
     }
 }
 

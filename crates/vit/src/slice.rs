@@ -87,7 +87,7 @@ struct Cut<'a> {
 impl Cut<'_> {
     fn attn(mut self, order: &[i64], heads: i64, head_dim: i64) {
         if heads == 0 {
-            return self.drop_parts(["norm1.", "attn.", "gate_attn."]);
+            return self.drop_parts(["norm1.", "attn.", "ls1.", "gate_attn."]);
         }
         let channels: Vec<i64> = best(order, heads)
             .iter()
@@ -104,7 +104,7 @@ impl Cut<'_> {
 
     fn ffn(mut self, order: &[i64], neurons: i64) {
         if neurons == 0 {
-            return self.drop_parts(["norm2.", "mlp.", "gate_ffn."]);
+            return self.drop_parts(["norm2.", "mlp.", "ls2.", "gate_ffn."]);
         }
         let neurons = best(order, neurons);
         self.select("mlp.fc1.weight", 0, &neurons);
@@ -122,7 +122,7 @@ impl Cut<'_> {
         }
     }
 
-    fn drop_parts(&mut self, parts: [&str; 3]) {
+    fn drop_parts(&mut self, parts: [&str; 4]) {
         let block = format!("blocks.{}.", self.block);
         self.tensors.retain(|name, _| {
             let part = name.strip_prefix(&block);

@@ -4,10 +4,10 @@ use tch::{Device, Tensor};
 
 use crate::block::Block;
 use crate::init::Init;
-use crate::layers::{DECAYED, INIT_STD, LayerNorm, Linear, UNDECAYED};
+use crate::layers::{DECAYED, LayerNorm, Linear, UNDECAYED};
 use crate::param::{Collector, Param, ParamKind};
-use crate::patch_embed::PatchEmbed;
 use crate::routing::{Router, Routing};
+use crate::stem::Stem;
 use crate::weights::{self, Mismatch, Tensors, WeightsError};
 use crate::{Config, ConfigError};
 
@@ -19,23 +19,20 @@ pub struct Vit {
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: LayerNorm,
     pub(crate) head: Linear,
-}
-
-/// What turns an image into tokens.
-#[derive(Debug)]
-pub(crate) struct Stem {
-    pub(crate) patch_embed: PatchEmbed,
-    /// [1, 1, D]
-    pub(crate) cls_token: Tensor,
-    /// [1, N, D]
-    pub(crate) pos_embed: Tensor,
+    /// Of the distillation token.
+    pub(crate) head_dist: Option<Linear>,
 }
 
 /// What a forward pass gives.
 #[derive(Debug)]
 pub struct Output {
-    /// Class scores, [B, K].
+    /// Class scores, [B, K]: those of the CLS token, or the mean of both heads where the distillation
+    /// token has one.
     pub logits_BK: Tensor,
+    /// Scores of the CLS token's head, [B, K].
+    pub cls_BK: Tensor,
+    /// Scores of the distillation token's head, [B, K], where there is one.
+    pub dist_BK: Option<Tensor>,
     /// Sum over the samples of each module's u, [M], differentiable in training. A kept module
     /// without a gate counts every sample, a dropped module none.
     pub open_M: Tensor,
@@ -61,17 +58,15 @@ impl Vit {
     fn build(config: Config, mut init: Init) -> Result<Self, ConfigError> {
         config.check()?;
         let dims = &config.dims;
-        let stem = Stem {
-            patch_embed: PatchEmbed::new(&mut init, dims),
-            cls_token: init.trunc_normal(&[1, 1, dims.width], INIT_STD),
-            pos_embed: init.trunc_normal(&[1, dims.tokens(), dims.width], INIT_STD),
-        };
+        let stem = Stem::new(&mut init, dims);
         let structures = config.structure.blocks.iter();
         let mut blocks: Vec<Block> = structures
             .map(|structure| Block::new(&mut init, dims, structure))
             .collect();
-        let norm = LayerNorm::new(&init, dims.width);
-        let head = Linear::new(&mut init, dims.width, dims.classes);
+        let norm = LayerNorm::new(&init, dims.width, dims.architecture.norm_eps);
+        let mut classifier = || Linear::new(&mut init, dims.width, dims.classes);
+        let head = classifier();
+        let head_dist = (dims.classifiers() > 1).then(classifier);
         // Gates come last, so that the other weights of a seed are the same with and without them.
         if let Some(gate) = &config.gate {
             for block in &mut blocks {
@@ -84,6 +79,7 @@ impl Vit {
             blocks,
             norm,
             head,
+            head_dist,
         })
     }
 
@@ -137,13 +133,13 @@ impl Vit {
     /// gates block by block.
     pub fn parameters(&self) -> Vec<Param> {
         let mut params = Collector::new();
-        let undecayed = ParamKind::Weight { decay: false };
-        params.add("cls_token", &self.stem.cls_token, undecayed);
-        params.add("pos_embed", &self.stem.pos_embed, undecayed);
-        params.scope("patch_embed", |into| self.stem.patch_embed.collect(into));
+        self.stem.collect(&mut params);
         self.each_block(&mut params, Block::collect);
         params.scope("norm", |into| self.norm.collect(into, UNDECAYED));
         params.scope("head", |into| self.head.collect(into, DECAYED));
+        if let Some(head_dist) = &self.head_dist {
+            params.scope("head_dist", |into| head_dist.collect(into, DECAYED));
+        }
         self.each_block(&mut params, Block::collect_gates);
         params.into_params()
     }
@@ -179,26 +175,26 @@ impl Vit {
     /// # Panics
     /// When `x_BCHW` is not [B, channels, image_size, image_size] with B > 0.
     pub fn forward(&self, x_BCHW: &Tensor, routing: &Routing<'_>) -> Output {
-        let mut x_BND = self.embed(x_BCHW);
+        let mut x_BND = self.stem.forward(x_BCHW);
         let mut router = Router::new(routing, x_BND.size()[0]);
         for (l, block) in self.blocks.iter().enumerate() {
             x_BND = block.forward(x_BND, l as i64, &mut router);
         }
         let (open_M, decisions_BM) = router.finish();
-        // The norm works token by token, and the head reads the CLS token only.
-        let cls_BD = self.norm.forward(&x_BND.select(1, 0));
+        // The norm works token by token, and the heads read the prefix only.
+        let read = |head: &Linear, token| head.forward(&self.norm.forward(&x_BND.select(1, token)));
+        let cls_BK = read(&self.head, 0);
+        let dist_BK = self.head_dist.as_ref().map(|head| read(head, 1));
         Output {
-            logits_BK: self.head.forward(&cls_BD),
+            logits_BK: match &dist_BK {
+                Some(dist_BK) => (&cls_BK + dist_BK) / 2.0,
+                None => cls_BK.shallow_clone(),
+            },
+            cls_BK,
+            dist_BK,
             open_M,
             decisions_BM,
         }
-    }
-
-    fn embed(&self, x_BCHW: &Tensor) -> Tensor {
-        let patches = self.stem.patch_embed.forward(x_BCHW);
-        let batch = patches.size()[0];
-        let cls = self.stem.cls_token.expand([batch, -1, -1], false);
-        Tensor::cat(&[cls, patches], 1) + &self.stem.pos_embed
     }
 }
 

@@ -38,6 +38,7 @@ impl Flat {
     pub(super) fn lr_scale(&self, scales: LrScales, device: Device) -> Tensor {
         self.each(device, |kind| match kind {
             ParamKind::Weight { .. } => 1.0,
+            ParamKind::Frozen => 0.0,
             ParamKind::Gate => scales.gate,
             ParamKind::Alpha => scales.alpha,
         })

@@ -107,6 +107,7 @@ mod tests {
             depth: 2,
             heads: 2,
             ffn: 16,
+            architecture: espalier_job::Architecture::default(),
         };
         let mut config = Config::dense(dims, vec![0.5], vec![0.5]);
         config.structure = Structure {

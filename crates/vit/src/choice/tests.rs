@@ -1,5 +1,6 @@
 use std::ops::RangeInclusive;
 
+use espalier_job::Architecture;
 use proptest::prelude::*;
 
 use super::*;
@@ -15,6 +16,7 @@ fn dims() -> Dims {
         depth: 4,
         heads: 4,
         ffn: 128,
+        architecture: Architecture::default(),
     }
 }
 

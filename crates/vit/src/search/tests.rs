@@ -1,3 +1,5 @@
+use espalier_job::Architecture;
+
 use super::*;
 
 fn dims() -> Dims {
@@ -10,6 +12,7 @@ fn dims() -> Dims {
         depth: 2,
         heads: 4,
         ffn: 32,
+        architecture: Architecture::default(),
     }
 }
 

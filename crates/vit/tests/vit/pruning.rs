@@ -2,12 +2,12 @@
 
 use espalier_job::{Average, GateInput, Static};
 use espalier_vit::{
-    BlockStructure, Groups, Ranking, Routing, Search, SliceError, Structure, Tensors, Vit,
-    copy_into, gate_noise, slice,
+    BlockStructure, Groups, ParamKind, Ranking, Routing, Search, SliceError, Structure, Tensors,
+    Vit, copy_into, gate_noise, slice,
 };
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::common::{assert_close, dense, dims, gated, gates, images, normal};
+use crate::common::{assert_close, dense, dims, families, gated, gated_of, gates, images, normal};
 
 fn structure() -> Structure {
     let blocks = [(2, 24), (0, 64), (4, 0)];
@@ -63,12 +63,15 @@ fn certain(vit: &Vit) -> Search {
 
 #[test]
 fn masked_model_with_hard_choices_is_the_sliced_model() {
-    for vit in [dense(), gated(gates(GateInput::Mean, Average::Logits))] {
+    let gates = [GateInput::Cls, GateInput::Mean].map(|input| gates(input, Average::Logits));
+    let gated = families().into_iter().zip(gates.into_iter().cycle());
+    let models = gated.map(|(dims, gate)| gated_of(dims, gate));
+    for vit in models.chain([dense()]) {
         let search = certain(&vit);
         assert_eq!(search.choose(), structure());
         let sliced = slice(&vit, search.ranking(), &structure()).unwrap();
 
-        let x_BCHW = images(&dims(), 12, 1);
+        let x_BCHW = images(&vit.config().dims, 12, 1);
         let groups = Groups::new(&[0, 0, 1, 2, 1, 0, 3, 3, 2, 1, 0, 2], Device::Cpu);
         let noise_GM = gate_noise(5, 2, 0, groups.count(), dims().modules(), Device::Cpu);
         let masks = search.sample(5, 2, 0.5);
@@ -174,34 +177,41 @@ fn ranking_puts_the_largest_columns_first() {
 
 #[test]
 fn gradients_reach_every_weight_gate_and_alpha() {
-    let vit = gated(gates(GateInput::Mean, Average::Logits));
+    for dims in families() {
+        gradients_reach(&gated_of(dims, gates(GateInput::Mean, Average::Logits)));
+    }
+}
+
+fn gradients_reach(vit: &Vit) {
     let mut search = Search::new(&dims(), &Static::default(), Device::Cpu);
-    search.rank(&vit);
+    search.rank(vit);
     let groups = Groups::new(&[0, 1, 1, 2, 0, 2], Device::Cpu);
-    // The first group keeps every module, so that each has a sample to learn from.
+    // The second group keeps every module, so that each has a sample to learn from.
     let noise_GM = gate_noise(1, 1, 0, groups.count(), dims().modules(), Device::Cpu);
-    let _ = noise_GM.get(0).fill_(5.0);
+    let _ = noise_GM.get(1).fill_(15.0);
     let masks = search.sample(1, 1, 0.5);
     let routing = Routing::Train {
         groups: &groups,
         noise_GM: &noise_GM,
-        tau: 0.5,
+        tau: 5.0,
         open: false,
         masks: Some(&masks),
     };
-    let output = vit.forward(&images(&dims(), 6, 3), &routing);
+    let output = vit.forward(&images(&vit.config().dims, 6, 3), &routing);
     let weights_M = normal(&[dims().modules()], 4);
     let loss = (output.logits_BK * normal(&[6, 10], 5)).sum(Kind::Float)
         + (output.open_M * weights_M).sum(Kind::Float);
     loss.backward();
-    for param in vit.parameters().into_iter().chain(search.parameters()) {
+    let learnable = vit.parameters().into_iter().chain(search.parameters());
+    for param in learnable.filter(|param| param.kind != ParamKind::Frozen) {
         let gradient = param.tensor.grad();
-        assert!(gradient.defined(), "{}", param.name);
+        assert!(gradient.defined(), "{} {:?}", param.name, vit.config().dims);
         let largest = gradient.abs().max().double_value(&[]);
         assert!(
             largest > 0.0 && largest.is_finite(),
-            "{} {largest}",
-            param.name
+            "{} {largest} {:?}",
+            param.name,
+            vit.config().dims
         );
     }
 }

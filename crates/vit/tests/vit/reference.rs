@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use espalier_job::Architecture;
 use espalier_vit::{Config, Dims, Routing, Tensors, Vit, cross_entropy_sum, load_tensors};
 use tch::{Device, Kind};
 
@@ -26,6 +27,7 @@ fn reference() -> (Vit, Tensors) {
         depth: 3,
         heads: 3,
         ffn: 192,
+        architecture: Architecture::default(),
     };
     let config = Config::dense(dims, vec![0.5; 3], vec![0.5; 3]);
     let vit = Vit::new(config, 0, Device::Cpu).unwrap();

@@ -7,7 +7,7 @@ use crate::param::Collector;
 
 /// Cuts the image into patches and embeds each: a convolution whose stride is its kernel.
 #[derive(Debug)]
-pub(crate) struct PatchEmbed {
+pub(super) struct PatchEmbed {
     /// [D, C, patch, patch]
     weight: Tensor,
     bias_D: Tensor,
@@ -15,7 +15,7 @@ pub(crate) struct PatchEmbed {
 }
 
 impl PatchEmbed {
-    pub(crate) fn new(init: &mut Init, dims: &Dims) -> Self {
+    pub(super) fn new(init: &mut Init, dims: &Dims) -> Self {
         let patch = dims.patch_size;
         let shape = [dims.width, dims.channels, patch, patch];
         // The spread of PyTorch's own initial convolution, which DeiT keeps.
@@ -27,8 +27,8 @@ impl PatchEmbed {
         }
     }
 
-    /// `x_BCHW` -> [B, N - 1, D], row by row.
-    pub(crate) fn forward(&self, x_BCHW: &Tensor) -> Tensor {
+    /// `x_BCHW` -> [B, patches, D], row by row.
+    pub(super) fn forward(&self, x_BCHW: &Tensor) -> Tensor {
         let (batch, channels, side, _) = x_BCHW.size4().unwrap_or_else(|error| {
             panic!("an image batch has the four dimensions of [B, C, H, W]: {error}")
         });
@@ -42,10 +42,18 @@ impl PatchEmbed {
             .linear(&self.weight.flatten(1, -1), Some(&self.bias_D))
     }
 
-    pub(crate) fn collect(&self, into: &mut Collector) {
+    pub(super) fn collect(&self, into: &mut Collector) {
         into.scope("proj", |into| {
             into.add("weight", &self.weight, DECAYED[0]);
             into.add("bias", &self.bias_D, DECAYED[1]);
         });
+    }
+
+    pub(super) fn macs(dims: &Dims) -> i64 {
+        dims.patches() * dims.width * dims.channels * dims.patch_size * dims.patch_size
+    }
+
+    pub(super) fn params(dims: &Dims) -> i64 {
+        dims.width * dims.channels * dims.patch_size * dims.patch_size + dims.width
     }
 }
