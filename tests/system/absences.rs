@@ -95,6 +95,7 @@ fn packages_reach_only_downward() {
         "espalier-proto",
         "espalier-job",
         "espalier-config",
+        "espalier-onnx",
         "espalier-random",
         "espalier-store",
         "espalier-registry",

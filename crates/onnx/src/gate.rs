@@ -1,0 +1,68 @@
+use espalier_config::GateConfig;
+use espalier_job::{Average, GateInput};
+
+use crate::ExportError;
+use crate::graph::Value;
+use crate::model::{Decide, Exporter};
+
+/// Epsilon of the gates' norms, whatever that of the model.
+const NORM_EPS: f64 = 1e-6;
+
+/// Keeps the logit of a mean probability finite when all samples are certain.
+const EPS_PROBABILITY: f32 = 1e-6;
+
+impl Exporter<'_> {
+    /// Whether the module behind gate `name` runs, from the block's input: one bool for the batch,
+    /// [], or one for each sample, [B].
+    pub(crate) fn decide(
+        &mut self,
+        name: &str,
+        gate: &GateConfig,
+        x_BND: &Value<f32>,
+    ) -> Result<Value<bool>, ExportError> {
+        self.scope(name, |this| {
+            let margin_B = this.margin(gate, x_BND)?;
+            let margin = match this.decide {
+                Decide::Shared => this.batch_margin(gate.average, &margin_B),
+                Decide::PerSample => margin_B,
+            };
+            let threshold = this.graph.scalar(gate.threshold as f32);
+            Ok(this.graph.greater(&margin, &threshold))
+        })
+    }
+
+    /// z_keep - z_skip of each sample: [B, N, D] -> [B].
+    fn margin(&mut self, gate: &GateConfig, x_BND: &Value<f32>) -> Result<Value<f32>, ExportError> {
+        let width = self.config.dims.width;
+        let token_BD = match gate.input {
+            GateInput::Cls => self.graph.select(x_BND, 1, 0),
+            GateInput::Mean => self.graph.mean(x_BND, 1),
+        };
+        let normed = self.layer_norm("norm", &token_BD, width, NORM_EPS)?;
+        let hidden = self.linear("fc1", &normed, [gate.hidden, width])?;
+        let hidden = self.gelu(&hidden);
+        let z_B2 = self.linear("fc2", &hidden, [2, gate.hidden])?;
+        let (skip_B, keep_B) = (
+            self.graph.select(&z_B2, 1, 0),
+            self.graph.select(&z_B2, 1, 1),
+        );
+        Ok(self.graph.sub(&keep_B, &skip_B))
+    }
+
+    /// zbar_keep - zbar_skip of the batch: [B] -> [].
+    fn batch_margin(&mut self, average: Average, margin_B: &Value<f32>) -> Value<f32> {
+        let graph = &mut self.graph;
+        match average {
+            Average::Logits => graph.mean(margin_B, 0),
+            Average::Probability => {
+                let keep_B = graph.sigmoid(margin_B);
+                let keep = graph.mean(&keep_B, 0);
+                let keep = graph.clip(&keep, EPS_PROBABILITY, 1.0 - EPS_PROBABILITY);
+                let one = graph.scalar(1.0);
+                let skip = graph.sub(&one, &keep);
+                let odds = graph.div(&keep, &skip);
+                graph.log(&odds)
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+"""onnx_check.py CHECKPOINT OUT: the ONNX files in OUT against what the model computes for the checkpoint."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from safetensors.numpy import load_file
+
+TOLERANCE = 1e-4
+
+
+class Model:
+    """An ONNX file that the checker accepts, in ONNX Runtime."""
+
+    def __init__(self, path: Path) -> None:
+        onnx.checker.check_model(str(path), full_check=True)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, {"pixels": pixels})))
+
+
+def compare(what: str, answer: dict, expected: dict, mode: str, rows: slice) -> None:
+    logits = expected[f"{mode}.logits"][rows]
+    assert answer["logits"].shape == logits.shape, f"{what}: logits {answer['logits'].shape}"
+    distance = np.abs(answer["logits"] - logits).max()
+    assert distance <= TOLERANCE, f"{what}: logits are {distance} off"
+    if "decisions" in answer:
+        decisions = expected[f"{mode}.decisions"][rows]
+        assert answer["decisions"].dtype == np.bool_
+        assert (answer["decisions"] == (decisions > 0.5)).all(), f"{what}: other decisions"
+
+
+def main(checkpoint: Path, out: Path) -> None:
+    expected = load_file(checkpoint / "expected.safetensors")
+    pixels = expected["pixels"]
+    batch = len(pixels)
+
+    model = Model(out / "model.onnx")
+    compare("shared", model.run(pixels), expected, "shared", slice(batch))
+    for index in range(batch):
+        rows = slice(index, index + 1)
+        compare(f"sample {index}", model.run(pixels[rows]), expected, "per_sample", rows)
+
+    masked = out / "model-masked.onnx"
+    if masked.exists():
+        model = Model(masked)
+        for rows in [slice(batch), slice(1), slice(2, 5), slice(5, 7)]:
+            compare(f"masked {rows}", model.run(pixels[rows]), expected, "per_sample", rows)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
