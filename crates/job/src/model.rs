@@ -57,13 +57,17 @@ pub struct Model {
     /// What the products of queries and keys are divided by; `head` unless the preset says otherwise.
     #[serde(default)]
     pub qk_scale: Option<QkScale>,
-    /// Epsilon of the layer norms; 1e-6 unless the preset says otherwise.
+    /// Epsilon of the layer norms; 1e-6 unless the preset says otherwise. Hugging Face's ViT and DeiT
+    /// have 1e-12.
     #[serde(default)]
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 0.1))]
     pub norm_eps: Option<f64>,
     /// Where the first weights come from.
     #[serde(default)]
     pub init: Init,
+    /// Start the classification heads anew: for weights without a head, or of other classes.
+    #[serde(default)]
+    pub new_head: bool,
 }
 
 /// Where the first weights come from.
@@ -73,8 +77,12 @@ pub enum Init {
     /// Truncated normal, from the job's seed.
     #[default]
     Scratch,
-    /// A safetensors file with timm parameter names, as a path every worker can read.
+    /// A safetensors file in timm's layout, Hugging Face's or the original one, as a path every
+    /// worker can read. Position embeddings of another image size are interpolated.
     Safetensors(String),
+    /// As safetensors, in a file of `torch.save`: the state dict itself, or under `state_dict_ema`,
+    /// `model_ema`, `model` or `state_dict`. Nothing in it is executed.
+    Pth(String),
     /// A dense checkpoint of the registry, as `name:alias` or `name@sha256:...`.
     Checkpoint(String),
 }

@@ -27,6 +27,7 @@ impl Job {
         ];
         match &self.model.init {
             Init::Safetensors(path) => paths.push(("model.init.safetensors", path)),
+            Init::Pth(path) => paths.push(("model.init.pth", path)),
             Init::Scratch | Init::Checkpoint(_) => {}
         }
         paths
@@ -39,6 +40,7 @@ impl Job {
         ];
         match &mut self.model.init {
             Init::Safetensors(path) => paths.push(("model.init.safetensors", path)),
+            Init::Pth(path) => paths.push(("model.init.pth", path)),
             Init::Scratch | Init::Checkpoint(_) => {}
         }
         paths

@@ -25,9 +25,11 @@ pub enum Preset {
     VitSmallPatch16,
     /// ViT-B/16, the AugReg weights of timm among them: as deit-base.
     VitBasePatch16,
-    /// DINOv2 ViT-S/14: D 384, L 12, H 6, n 1536, patch 14, image 518, LayerScale.
+    /// DINOv2 ViT-S/14: D 384, L 12, H 6, n 1536, patch 14, image 518, LayerScale. The released
+    /// weights have no head: model.new_head.
     Dinov2Small,
-    /// DINOv2 ViT-B/14: D 768, L 12, H 12, n 3072, patch 14, image 518, LayerScale.
+    /// DINOv2 ViT-B/14: D 768, L 12, H 12, n 3072, patch 14, image 518, LayerScale. The released
+    /// weights have no head: model.new_head.
     Dinov2Base,
     /// T2T-ViT-14 with performers: D 384, L 14, H 6, n 1152, image 224, scaled as the released weights.
     #[serde(rename = "t2t-vit-14")]

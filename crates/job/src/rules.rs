@@ -54,6 +54,7 @@ fn model(model: &Model, problems: &mut Problems) {
     match &model.init {
         Init::Scratch => {}
         Init::Safetensors(path) => filled("model.init.safetensors", path, problems),
+        Init::Pth(path) => filled("model.init.pth", path, problems),
         Init::Checkpoint(name) => reference("model.init.checkpoint", name, problems),
     }
 }

@@ -149,7 +149,7 @@ fn one_change_gives_one_problem() {
         (
             "{ safetensors = \"weights.safetensors\" }",
             "{ checkpoint = \"a:b\", safetensors = \"c\" }",
-            "model.init: exactly one of `scratch`, `safetensors` and `checkpoint` is needed (line 12)",
+            "model.init: exactly one of `scratch`, `safetensors`, `pth` and `checkpoint` is needed (line 12)",
         ),
         (
             "{ safetensors = \"weights.safetensors\" }",

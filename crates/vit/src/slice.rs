@@ -1,6 +1,7 @@
 use tch::{Device, Tensor};
 
-use crate::weights::{Mismatch, Tensors};
+use crate::mismatch::Mismatch;
+use crate::weights::Tensors;
 use crate::{Config, ConfigError, Ranking, Structure, Vit};
 
 /// Why a model cannot be sliced.

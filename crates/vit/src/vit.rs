@@ -5,10 +5,11 @@ use tch::{Device, Tensor};
 use crate::block::Block;
 use crate::init::Init;
 use crate::layers::{DECAYED, LayerNorm, Linear, UNDECAYED};
+use crate::mismatch::{Mismatch, is_of_a_head};
 use crate::param::{Collector, Param, ParamKind};
 use crate::routing::{Router, Routing};
 use crate::stem::Stem;
-use crate::weights::{self, Mismatch, Tensors, WeightsError};
+use crate::weights::{self, Tensors, WeightsError};
 use crate::{Config, ConfigError};
 
 /// A vision transformer with timm's parameter names, whole or sliced, with or without gates.
@@ -168,6 +169,22 @@ impl Vit {
         let mut params = self.parameters();
         params.retain(|param| param.kind != ParamKind::Gate);
         weights::copy_into(&params, tensors)
+    }
+
+    /// As [`Vit::load_ungated`] from a model of other classes, or of none: the classification heads keep
+    /// their values, whatever `tensors` hold for them.
+    ///
+    /// # Errors
+    /// As [`Vit::load`].
+    pub fn load_headless(&self, tensors: &Tensors) -> Result<(), Mismatch> {
+        let mut params = self.parameters();
+        params.retain(|param| param.kind != ParamKind::Gate && !is_of_a_head(&param.name));
+        let without_heads = tensors
+            .iter()
+            .filter(|(name, _)| !is_of_a_head(name))
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
+            .collect();
+        weights::copy_into(&params, &without_heads)
     }
 
     /// Class scores of `x_BCHW`, normalised pixels of the configured size.

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -8,7 +7,9 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::mismatch::Mismatch;
 use crate::param::Param;
+use crate::pth::PthError;
 use crate::{Config, ConfigError};
 
 /// Tensors by name.
@@ -34,6 +35,14 @@ pub enum WeightsError {
         path: PathBuf,
         /// What is wrong with it.
         source: SafeTensorError,
+    },
+    /// Not weights saved by PyTorch, or a damaged file.
+    #[error("{}: cannot take weights from it", path.display())]
+    Pth {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: PthError,
     },
     /// A tensor of a type no weight can have.
     #[error("{}: tensor {name} is of type {dtype}; only F32, F16, BF16 and F64 can be loaded", path.display())]
@@ -69,49 +78,6 @@ pub enum WeightsError {
         /// Every difference.
         mismatch: Mismatch,
     },
-}
-
-/// How tensors differ from the parameters they were meant for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mismatch {
-    /// Parameters that have no tensor.
-    pub missing: Vec<String>,
-    /// Tensors that are no parameter.
-    pub unknown: Vec<String>,
-    /// Tensors of another shape: (name, expected, found).
-    pub misshaped: Vec<(String, Vec<i64>, Vec<i64>)>,
-}
-
-impl std::error::Error for Mismatch {}
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let misshaped = self.misshaped.iter().map(|(name, expected, found)| {
-            format!("{name} is {found:?} where the model has {expected:?}")
-        });
-        let parts = [
-            ("missing", listed(self.missing.iter().cloned())),
-            ("unknown", listed(self.unknown.iter().cloned())),
-            ("of another shape", listed(misshaped)),
-        ];
-        let mut separator = "the tensors are not those of the model: ";
-        for (what, names) in parts.iter().filter(|(_, names)| !names.is_empty()) {
-            write!(f, "{separator}{what}: {names}")?;
-            separator = "; ";
-        }
-        Ok(())
-    }
-}
-
-/// The first few of `names`, and how many more there are.
-fn listed(names: impl Iterator<Item = String>) -> String {
-    const SHOWN: usize = 8;
-    let names: Vec<String> = names.collect();
-    let mut text = names[..names.len().min(SHOWN)].join(", ");
-    if names.len() > SHOWN {
-        text.push_str(&format!(" and {} more", names.len() - SHOWN));
-    }
-    text
 }
 
 /// Copies `tensors` into `params`, in place: every one of both, or nothing.

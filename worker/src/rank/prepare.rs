@@ -6,7 +6,7 @@ use espalier_collective::load_cuda;
 use espalier_data::{Dataset, Feed, Sampler, Shape, Splits};
 use espalier_job::{Init, Job, Mode};
 use espalier_vit::{
-    Config, Dims, GateConfig, Mismatch, Structure, Vit, WeightsError, load_tensors,
+    Config, Dims, FileFormat, GateConfig, Mismatch, Structure, Vit, WeightsError, import,
 };
 use sha2::{Digest as _, Sha256};
 use tch::Device;
@@ -14,6 +14,8 @@ use tch::Device;
 use super::{error::TrainError, plan::Plan};
 
 const INIT_FILE: &str = "model.init.safetensors";
+const INIT_PTH: &str = "model.init.pth";
+const NEW_HEAD: &str = "model.new_head";
 const INIT_CHECKPOINT: &str = "model.init.checkpoint";
 const TEACHER: &str = "train.distillation.teacher";
 
@@ -105,12 +107,18 @@ impl Prepared {
         let model = self.new_model()?;
         match &self.job.model.init {
             Init::Scratch => {}
-            Init::Safetensors(path) => self.load_file(&model, INIT_FILE, Path::new(path))?,
+            Init::Safetensors(path) => {
+                self.load_file(&model, INIT_FILE, FileFormat::Safetensors, Path::new(path))?;
+            }
+            Init::Pth(path) => {
+                self.load_file(&model, INIT_PTH, FileFormat::Pth, Path::new(path))?;
+            }
             Init::Checkpoint(reference) => {
                 let folder = asset(self.init.as_deref(), INIT_CHECKPOINT, reference)?;
                 let dense = open(folder, INIT_CHECKPOINT, Device::Cpu)?;
                 self.require_same_dims(&dense)?;
-                self.load_file(&model, INIT_CHECKPOINT, &folder.join("model.safetensors"))?;
+                let path = folder.join("model.safetensors");
+                self.load_file(&model, INIT_CHECKPOINT, FileFormat::Safetensors, &path)?;
             }
         }
         Ok(model)
@@ -150,26 +158,47 @@ impl Prepared {
         &self.splits.validation
     }
 
-    /// The parameters of a file with timm's names, without gates.
-    fn load_file(&self, model: &Vit, field: &'static str, path: &Path) -> Result<(), TrainError> {
+    /// The parameters of a file, without gates and, where the job says so, without heads.
+    fn load_file(
+        &self,
+        model: &Vit,
+        field: &'static str,
+        format: FileFormat,
+        path: &Path,
+    ) -> Result<(), TrainError> {
         let wrong = |source| TrainError::Weights { field, source };
-        let tensors = load_tensors(path, self.device).map_err(wrong)?;
-        model.load_ungated(&tensors).map_err(|mismatch: Mismatch| {
-            wrong(WeightsError::Mismatch {
-                path: path.to_owned(),
-                mismatch,
-            })
+        let tensors = import(path, format, &self.config.dims, self.device).map_err(wrong)?;
+        let loaded = if self.job.model.new_head {
+            model.load_headless(&tensors)
+        } else {
+            model.load_ungated(&tensors)
+        };
+        loaded.map_err(|mismatch: Mismatch| {
+            if mismatch.is_of_heads_alone() {
+                return TrainError::Field {
+                    field: NEW_HEAD,
+                    reason: format!(
+                        "only the heads differ, so true would start them anew; {mismatch}"
+                    ),
+                };
+            }
+            let path = path.to_owned();
+            wrong(WeightsError::Mismatch { path, mismatch })
         })
     }
 
     fn require_same_dims(&self, dense: &Vit) -> Result<(), TrainError> {
         let found = dense.config();
+        let mut expected = self.config.dims;
+        if self.job.model.new_head {
+            expected.classes = found.dims.classes;
+        }
         let reason = if !is_dense(found) {
             "it is a compressed model; a search starts from a dense one".to_owned()
-        } else if found.dims != self.config.dims {
+        } else if found.dims != expected {
             format!(
-                "its dimensions are {:?} where the job's model has {:?}",
-                found.dims, self.config.dims
+                "its dimensions are {:?} where the job's model has {expected:?}",
+                found.dims
             )
         } else {
             return Ok(());
