@@ -187,11 +187,27 @@ pub enum CheckpointCommand {
         /// The folder; made by this command.
         dir: PathBuf,
     },
+    /// Write a pulled checkpoint in another format, on this machine.
+    Export(ExportArgs),
     /// Every move of an alias, newest first.
     History {
         /// `name:alias`.
         reference: String,
     },
+}
+
+/// Arguments of `checkpoint export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The pulled checkpoint's folder.
+    pub folder: PathBuf,
+    /// Write model.onnx, whose gates decide for the batch, and for a gated model model-masked.onnx,
+    /// whose gates decide for each sample.
+    #[arg(long, required = true)]
+    pub onnx: bool,
+    /// Where to; made if it is not there [default: the checkpoint's folder].
+    #[arg(long)]
+    pub out: Option<PathBuf>,
 }
 
 /// Arguments of `eval`.

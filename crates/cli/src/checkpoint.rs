@@ -14,6 +14,8 @@ use crate::exit::Failure;
 use crate::output::{Listing, bytes, short, time};
 use crate::{connect, output, report};
 
+mod export;
+
 pub(crate) async fn run(global: &Global, command: CheckpointCommand) -> Result<(), Failure> {
     match command {
         CheckpointCommand::List {
@@ -29,6 +31,7 @@ pub(crate) async fn run(global: &Global, command: CheckpointCommand) -> Result<(
                 Output::Table => output::text(&digest),
             }
         }
+        CheckpointCommand::Export(args) => export::run(global, args).await,
         CheckpointCommand::History { reference } => history(global, &reference).await,
     }
 }
