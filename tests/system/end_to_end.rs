@@ -1,6 +1,7 @@
 //! From submit to a pulled, smaller checkpoint, by the command line and by a foreign client.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use espalier_tests::{Cluster, Feed, Ran, TinyJob, repository};
@@ -69,6 +70,24 @@ fn the_command_line_trains_publishes_pulls_and_evaluates() {
     let evaluated: Value = serde_json::from_str(&evaluated.stdout).unwrap();
     assert_eq!(evaluated["accuracy"], report["accuracy"]["per_sample"]);
 
+    let images = cluster.data().join("t10k-images-idx3-ubyte");
+    let labels = cluster.data().join("t10k-labels-idx1-ubyte");
+    let deployed = python("onnx_client.py", &[&dir, &images, &labels]);
+    assert_eq!(deployed.code, 0, "{}", deployed.stderr);
+    let deployed: Value = serde_json::from_str(&deployed.stdout).unwrap();
+    for (way, accuracy) in [
+        ("masked", &report["accuracy"]["per_sample"]),
+        ("one_by_one", &report["accuracy"]["per_sample"]),
+        ("shared_8", &report["accuracy"]["shared"]["8"]),
+    ] {
+        // Rounding may turn one image whose best two classes are as good as equal.
+        let off = deployed[way].as_f64().unwrap() - accuracy.as_f64().unwrap();
+        assert!(
+            (off * 400.0).abs() <= 1.0 + 1e-9,
+            "{way}: {deployed} for {accuracy} on 400 images"
+        );
+    }
+
     for (batch, accuracy) in report["accuracy"]["shared"].as_object().unwrap() {
         let args = [
             "eval",
@@ -134,18 +153,9 @@ fn a_python_client_needs_reflection_alone() {
     };
     let file = cluster.dir().join("python.toml");
     fs::write(&file, job.toml()).unwrap();
-    let interpreter = repository().join(".cache/python/bin/python");
-    assert!(
-        interpreter.exists(),
-        "{} is missing: `make test` makes it",
-        interpreter.display()
-    );
-    let ran = Ran::of(
-        Command::new(&interpreter)
-            .arg(repository().join("tests/system/client.py"))
-            .arg(cluster.endpoint().trim_start_matches("http://"))
-            .arg(&file),
-    );
+    let endpoint = cluster.endpoint();
+    let address = Path::new(endpoint.trim_start_matches("http://"));
+    let ran = python("client.py", &[address, &file]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let told: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(told["state"], "JOB_STATE_SUCCEEDED");
@@ -159,6 +169,18 @@ fn a_python_client_needs_reflection_alone() {
     );
 }
 
-fn read_json(path: &std::path::Path) -> Value {
+/// Runs a script beside this file.
+fn python(script: &str, args: &[&Path]) -> Ran {
+    let interpreter = repository().join(".cache/python/bin/python");
+    assert!(
+        interpreter.exists(),
+        "{} is missing: `make test` makes it",
+        interpreter.display()
+    );
+    let script = repository().join("tests/system").join(script);
+    Ran::of(Command::new(&interpreter).arg(script).args(args))
+}
+
+fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }

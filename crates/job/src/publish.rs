@@ -14,6 +14,10 @@ pub struct Publish {
     #[serde(default = "every")]
     #[schemars(range(min = 1, max = 1000000000))]
     pub every: u64,
+    /// Whether the finished checkpoint also holds the model as ONNX, weights included: `model.onnx`, and
+    /// `model-masked.onnx` when it has gates. Each takes as much space as `model.safetensors`.
+    #[serde(default = "onnx")]
+    pub onnx: bool,
 }
 
 fn alias() -> String {
@@ -22,4 +26,8 @@ fn alias() -> String {
 
 fn every() -> u64 {
     200
+}
+
+fn onnx() -> bool {
+    true
 }

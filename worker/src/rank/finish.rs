@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use espalier_onnx::ExportError;
 use espalier_vit::{Cost, Vit};
 
 use super::{
@@ -54,27 +55,44 @@ pub(super) fn finish(
 
     let folder = observer.folder().join(format!("model-{step}"));
     publish(&folder, |partial| {
-        save(partial, prepared, &model, &cost, step)
+        model
+            .save(partial)
+            .map_err(|error| write_failed(partial, &error))?;
+        let onnx = prepared.job.publish.onnx && export(partial, observer)?;
+        describe(partial, prepared, &model, &cost, step, onnx)
     })?;
     observer.checkpoint(step, folder, CheckpointKind::Model)
 }
 
-/// Fills the folder of a published model.
-fn save(
+/// Writes the ONNX files of the model in `folder`; false, with a warning, when the model has none: it
+/// is still a model.
+fn export(folder: &Path, observer: &mut dyn Observer) -> Result<bool, TrainError> {
+    match espalier_onnx::export(folder, folder) {
+        Ok(_) => Ok(true),
+        Err(ExportError::Io { path, source, .. }) => Err(TrainError::Write { path, source }),
+        Err(refused) => {
+            observer.warning(format!("the model is published without ONNX: {refused}"))?;
+            Ok(false)
+        }
+    }
+}
+
+/// Measures the model in `folder` and adds its report card and its README.
+fn describe(
     folder: &Path,
     prepared: &Prepared,
     model: &Vit,
     cost: &Cost,
     step: u64,
+    onnx: bool,
 ) -> Result<(), TrainError> {
-    let failed = |error| write_failed(folder, &error);
-    let bytes_dense = size_of_dense(folder, model.config()).map_err(failed)?;
-    model.save(folder).map_err(failed)?;
+    let bytes_dense =
+        size_of_dense(folder, model.config()).map_err(|error| write_failed(folder, &error))?;
     let card = report(prepared, model, cost, folder, bytes_dense, step)?;
     write_json(&folder.join("report.json"), &card)?;
     write(
         &folder.join("README.md"),
-        readme(prepared, model, &card).as_bytes(),
+        readme(prepared, model, &card, onnx).as_bytes(),
     )
 }
 

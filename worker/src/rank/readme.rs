@@ -1,11 +1,11 @@
 //! `README.md` of a published model: what the folder is, for someone who finds it.
 
-use espalier_vit::Vit;
+use espalier_vit::{Config, Dims, Vit};
 
 use super::{card::ReportCard, prepare::Prepared};
 
-/// The text.
-pub(super) fn readme(prepared: &Prepared, model: &Vit, card: &ReportCard) -> String {
+/// The text. `onnx`: whether the folder holds the ONNX files.
+pub(super) fn readme(prepared: &Prepared, model: &Vit, card: &ReportCard, onnx: bool) -> String {
     let dims = &model.config().dims;
     let percent = |share: f64| format!("{:.2}%", share * 100.0);
     let gates = match (&model.config().gate, card.gates.constant) {
@@ -30,7 +30,8 @@ pub(super) fn readme(prepared: &Prepared, model: &Vit, card: &ReportCard) -> Str
          `blocks.i.gate_ffn.*`.\n\
          - `config.json`: dimensions, what is left of each block, the gates and their threshold, and the mean and \
          standard deviation that images are normalised with.\n\
-         - `report.json`: the report card.\n",
+         - `report.json`: the report card.\n\
+         {loading}",
         name = prepared.job.publish.name,
         width = dims.width,
         depth = dims.depth,
@@ -45,5 +46,51 @@ pub(super) fn readme(prepared: &Prepared, model: &Vit, card: &ReportCard) -> Str
         macs = card.macs.effective,
         ratio = percent(card.macs.effective_ratio),
         accuracy = percent(card.accuracy.per_sample),
+        loading = loading(model.config(), onnx),
     )
+}
+
+/// Which files are for whom, and how each is loaded.
+fn loading(config: &Config, onnx: bool) -> String {
+    let Dims {
+        channels,
+        image_size: side,
+        ..
+    } = config.dims;
+    let gated = config.gate.is_some();
+    let mut text = String::new();
+    if onnx {
+        text.push_str("- `model.onnx`: the same model for ONNX runtimes, weights included.");
+        if gated {
+            text.push_str(
+                " The batch decides together, and modules that it skips are not run; with one image at a \
+                 time that is exact.\n- `model-masked.onnx`: every image decides alone, in a batch of any size, \
+                 at the cost of running all modules.",
+            );
+        }
+        text.push('\n');
+    }
+    text.push_str(&format!(
+        "\n## Loading it\n\n\
+         Input: f32 `[batch, {channels}, {side}, {side}]`, pixels scaled to 0..1, less the mean, over the standard \
+         deviation of `config.json`.\n"
+    ));
+    if onnx {
+        text.push_str(
+            "\n```python\nimport onnxruntime\n\n\
+             session = onnxruntime.InferenceSession(\"model.onnx\")\n\
+             logits = session.run([\"logits\"], {\"pixels\": pixels})[0]\n```\n",
+        );
+    }
+    text.push_str(
+        "\nWith PyTorch, through Espalier's `python/espalier_vit.py`, which needs nothing else:\n\n\
+         ```python\nimport espalier_vit\n\n\
+         model = espalier_vit.load(\".\")  # a torch.nn.Module\nlogits = model(pixels)\n```\n",
+    );
+    text.push_str(if gated {
+        "\ntimm has no gates, so this model cannot be loaded into it.\n"
+    } else {
+        "\nAs a model of timm: `python/espalier_timm.py`, `espalier_timm.load(\".\")`.\n"
+    });
+    text
 }

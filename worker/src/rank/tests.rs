@@ -251,6 +251,11 @@ fn the_published_model_gives_the_figures_of_its_card() {
     assert!(card.params.compressed < card.params.dense);
     assert!(card.bytes < card.bytes_dense);
     assert_eq!(card.dataset.samples, 10_000);
+    let readme = std::fs::read_to_string(dir.join("README.md")).unwrap();
+    for file in ["model.onnx", "model-masked.onnx"] {
+        assert!(dir.join(file).is_file(), "{file} is missing");
+        assert!(readme.contains(file), "{readme}");
+    }
     assert_eq!(card.accuracy.shared["1"], card.accuracy.per_sample);
     let args = |mode, batch| EvalArgs {
         dir: dir.clone(),
