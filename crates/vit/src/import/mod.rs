@@ -7,7 +7,7 @@ use tch::Device;
 use crate::weights::{Tensors, WeightsError, load_tensors};
 use crate::{Dims, pth};
 
-pub(crate) mod huggingface;
+mod huggingface;
 mod position;
 
 /// How a file keeps tensors.
@@ -40,7 +40,7 @@ pub fn import(
         })?,
     };
     let mut tensors = if huggingface::is_layout_of(&tensors) {
-        huggingface::ours(tensors)
+        huggingface::renamed(tensors)
     } else {
         tensors
     };

@@ -65,7 +65,11 @@ pub(crate) fn gates(input: GateInput, average: Average) -> GateConfig {
 }
 
 pub(crate) fn dense() -> Vit {
-    roughened(Config::dense(dims(), vec![0.5], vec![0.25]))
+    dense_of(dims())
+}
+
+pub(crate) fn dense_of(dims: Dims) -> Vit {
+    roughened(Config::dense(dims, vec![0.5], vec![0.25]))
 }
 
 pub(crate) fn gated(gate: GateConfig) -> Vit {

@@ -4,6 +4,7 @@
 
 mod common;
 mod import;
+mod layout;
 mod modes;
 mod pruning;
 mod reference;
