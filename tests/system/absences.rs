@@ -95,6 +95,7 @@ fn packages_reach_only_downward() {
         "espalier-proto",
         "espalier-job",
         "espalier-config",
+        "espalier-layout",
         "espalier-onnx",
         "espalier-random",
         "espalier-store",

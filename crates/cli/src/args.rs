@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 /// Train vision transformers that are pruned once and gated per input.
 #[derive(Debug, Parser)]
@@ -198,16 +198,31 @@ pub enum CheckpointCommand {
 
 /// Arguments of `checkpoint export`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("format").required(true)))]
 pub struct ExportArgs {
     /// The pulled checkpoint's folder.
     pub folder: PathBuf,
     /// Write model.onnx, whose gates decide for the batch, and for a gated model model-masked.onnx,
     /// whose gates decide for each sample.
-    #[arg(long, required = true)]
+    #[arg(long, group = "format")]
     pub onnx: bool,
-    /// Where to; made if it is not there [default: the checkpoint's folder].
+    /// Write a folder that another library loads. A model that it cannot express, such as one with gates
+    /// or with fewer heads in some blocks, is refused.
+    #[arg(long, group = "format", value_enum)]
+    pub layout: Option<Layout>,
+    /// Where to. For --onnx made if it is not there [default: the checkpoint's folder]; for --layout a
+    /// folder that is to be made [default: that of the layout's name in the checkpoint's folder].
     #[arg(long)]
     pub out: Option<PathBuf>,
+}
+
+/// A library's way to keep models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    /// timm 1.x: timm.create_model("local-dir:FOLDER", pretrained=True).
+    Timm,
+    /// Hugging Face's transformers: from_pretrained("FOLDER") of the class named in its config.json.
+    Hf,
 }
 
 /// Arguments of `eval`.
