@@ -2,6 +2,10 @@
 //!
 //! It is apart from the model itself so that what only reads checkpoints does not link libtorch.
 #![forbid(unsafe_code)]
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "shapes and source tags stand in brackets"
+)]
 
 mod config;
 mod dims;

@@ -3,6 +3,10 @@
 //! The types here are the schema; `docs/job.md` is generated from their doc comments. Parsing
 //! reports every problem at once, each with its path, and refuses unknown fields with a suggestion.
 #![forbid(unsafe_code)]
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "shapes and source tags stand in brackets"
+)]
 
 mod architecture;
 mod compress;

@@ -7,6 +7,10 @@
 //! `h` heads that stay, `d` width of a head, `n` neurons, `K` classes, `M` modules.
 #![forbid(unsafe_code)]
 #![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "shapes and source tags stand in brackets"
+)]
+#![allow(
     non_snake_case,
     reason = "shapes are written in the letters of the legend"
 )]

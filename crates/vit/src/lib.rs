@@ -24,6 +24,10 @@
 //! This crate knows no collective and no optimiser: it computes what a step needs on one device.
 #![forbid(unsafe_code)]
 #![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "shapes and source tags stand in brackets"
+)]
+#![allow(
     non_snake_case,
     reason = "shapes are written in the letters of the legend"
 )]
