@@ -1,6 +1,6 @@
 # Each target is one line of set-up and one script or cargo command; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint docs reference clean-cache
+.PHONY: help setup build demo test lint docs reference test-python clean-cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ docs: setup ## regenerate the generated pages of docs/
 
 reference: ## recompute the stored PyTorch reference values (installs PyTorch: 4.6 GB)
 	@scripts/reference
+
+test-python: ## compare the PyTorch and timm loaders with the model (installs PyTorch: 4.6 GB)
+	@scripts/test-python
 
 clean-cache: ## remove .cache: everything that the set-up fetched
 	rm -rf .cache

@@ -83,7 +83,7 @@ fn loading(config: &Config, onnx: bool) -> String {
         );
     }
     text.push_str(
-        "\nWith PyTorch, through Espalier's `python/espalier_vit.py`, which needs nothing else:\n\n\
+        "\nWith PyTorch, through Espalier's `python/espalier_vit.py`, a single file:\n\n\
          ```python\nimport espalier_vit\n\n\
          model = espalier_vit.load(\".\")  # a torch.nn.Module\nlogits = model(pixels)\n```\n",
     );
