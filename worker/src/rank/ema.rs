@@ -28,8 +28,8 @@ impl Ema {
     pub(super) fn update(&mut self, parameters: &Tensor, t: u64) {
         let t = t as f64;
         let decay = self.decay.min((1.0 + t) / (10.0 + t));
-        let _ = self.average.g_mul_scalar_(decay);
-        self.average += parameters * (1.0 - decay);
+        // In this form what never changes stays what it is, to the bit.
+        self.average += (parameters - &self.average) * (1.0 - decay);
     }
 
     /// Takes the average of a checkpoint; false when its shape is another.

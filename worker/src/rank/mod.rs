@@ -6,6 +6,8 @@
 // Names of tensors end in their shape; the legend is that of `espalier_vit`.
 #![allow(non_snake_case)]
 
+#[cfg(test)]
+mod architecture_tests;
 mod calibrate;
 mod card;
 mod checkpoint;

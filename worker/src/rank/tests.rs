@@ -78,10 +78,10 @@ fn prepare(spec: &str) -> Prepared {
 
 /// Keeps all it is told.
 #[derive(Default)]
-struct Record {
+pub(super) struct Record {
     metrics: Vec<Metrics>,
     warnings: Vec<String>,
-    checkpoints: Vec<(u64, PathBuf, CheckpointKind)>,
+    pub(super) checkpoints: Vec<(u64, PathBuf, CheckpointKind)>,
     folder: PathBuf,
 }
 
@@ -112,14 +112,14 @@ impl Observer for Record {
 }
 
 impl Record {
-    fn at(folder: &Path) -> Self {
+    pub(super) fn at(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
             ..Self::default()
         }
     }
 
-    fn losses(&self) -> Vec<f64> {
+    pub(super) fn losses(&self) -> Vec<f64> {
         self.metrics.iter().map(|metrics| metrics.loss).collect()
     }
 }
