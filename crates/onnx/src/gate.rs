@@ -20,28 +20,40 @@ impl Exporter<'_> {
         gate: &GateConfig,
         x_BND: &Value<f32>,
     ) -> Result<Value<bool>, ExportError> {
+        let GateConfig {
+            input,
+            average,
+            hidden,
+            keep_init: _,
+            threshold,
+        } = *gate;
         self.scope(name, |this| {
-            let margin_B = this.margin(gate, x_BND)?;
+            let margin_B = this.margin(input, hidden, x_BND)?;
             let margin = match this.decide {
-                Decide::Shared => this.batch_margin(gate.average, &margin_B),
+                Decide::Shared => this.batch_margin(average, &margin_B),
                 Decide::PerSample => margin_B,
             };
-            let threshold = this.graph.scalar(gate.threshold as f32);
+            let threshold = this.graph.scalar(threshold as f32);
             Ok(this.graph.greater(&margin, &threshold))
         })
     }
 
     /// z_keep - z_skip of each sample: [B, N, D] -> [B].
-    fn margin(&mut self, gate: &GateConfig, x_BND: &Value<f32>) -> Result<Value<f32>, ExportError> {
+    fn margin(
+        &mut self,
+        input: GateInput,
+        width_hidden: i64,
+        x_BND: &Value<f32>,
+    ) -> Result<Value<f32>, ExportError> {
         let width = self.config.dims.width;
-        let token_BD = match gate.input {
+        let token_BD = match input {
             GateInput::Cls => self.graph.select(x_BND, 1, 0),
             GateInput::Mean => self.graph.mean(x_BND, 1),
         };
         let normed = self.layer_norm("norm", &token_BD, width, NORM_EPS)?;
-        let hidden = self.linear("fc1", &normed, [gate.hidden, width])?;
+        let hidden = self.linear("fc1", &normed, [width_hidden, width])?;
         let hidden = self.gelu(&hidden);
-        let z_B2 = self.linear("fc2", &hidden, [2, gate.hidden])?;
+        let z_B2 = self.linear("fc2", &hidden, [2, width_hidden])?;
         let (skip_B, keep_B) = (
             self.graph.select(&z_B2, 1, 0),
             self.graph.select(&z_B2, 1, 1),

@@ -1,4 +1,5 @@
-use espalier_config::Config;
+use espalier_config::{Config, Dims};
+use espalier_job::Architecture;
 use prost::Message as _;
 
 use crate::ExportError;
@@ -50,6 +51,27 @@ pub(crate) struct Exporter<'a> {
 /// A configuration that describes no model, weights that are not of it, a model of 2 GiB or more.
 pub fn encode(config: &Config, weights: &[u8], decide: Decide) -> Result<Vec<u8>, ExportError> {
     config.check()?;
+    // Each of these has its place in the graph. A field that is added does not compile here until it
+    // has one too, or is refused.
+    let Config {
+        dims:
+            Dims {
+                architecture:
+                    Architecture {
+                        stem: _,
+                        distilled: _,
+                        layer_scale: _,
+                        qkv_bias: _,
+                        qk_scale: _,
+                        norm_eps: _,
+                    },
+                ..
+            },
+        structure: _,
+        gate: _,
+        mean: _,
+        std: _,
+    } = config;
     // Known before anything is copied; the graph adds little to the weights.
     within_limit(weights.len() as u64)?;
     let exporter = Exporter {

@@ -1,5 +1,7 @@
 """onnx_check.py CHECKPOINT OUT: the ONNX files in OUT against what the model computes for the checkpoint."""
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -38,6 +40,29 @@ def compare(what: str, answer: dict, expected: dict, mode: str, rows: slice) -> 
         assert (answer["decisions"] == (decisions > 0.5)).all(), f"{what}: other decisions"
 
 
+def modules_run(path: Path, pixels: np.ndarray) -> set[str]:
+    """The modules whose nodes ONNX Runtime executed, by its own profile: `blocks.0.attn`, ..."""
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(path.with_suffix(""))
+    # Fused nodes have other names.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session.run(["logits"], {"pixels": pixels})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    names = (event["name"] for event in events if event.get("cat") == "Node")
+    found = (re.match(r"blocks\.\d+\.(attn|mlp)(?=\.)", name) for name in names)
+    return {match[0] for match in found if match}
+
+
+def check_skipping(path: Path, pixels: np.ndarray, decisions: np.ndarray) -> None:
+    """What the batch skips is not computed."""
+    names = [f"blocks.{index // 2}.{('attn', 'mlp')[index % 2]}" for index in range(len(decisions))]
+    kept = {name for name, decision in zip(names, decisions) if decision > 0.5}
+    run = modules_run(path, pixels)
+    assert run == kept, f"ran {sorted(run)}, kept {sorted(kept)}"
+
+
 def main(checkpoint: Path, out: Path) -> None:
     expected = load_file(checkpoint / "expected.safetensors")
     pixels = expected["pixels"]
@@ -48,6 +73,9 @@ def main(checkpoint: Path, out: Path) -> None:
     for index in range(batch):
         rows = slice(index, index + 1)
         compare(f"sample {index}", model.run(pixels[rows]), expected, "per_sample", rows)
+
+    check_skipping(out / "model.onnx", pixels, expected["shared.decisions"][0])
+    check_skipping(out / "model.onnx", pixels[:1], expected["per_sample.decisions"][0])
 
     masked = out / "model-masked.onnx"
     if masked.exists():
