@@ -1,4 +1,4 @@
-use espalier_job::{Average, Gate, GateInput};
+use espalier_job::{Average, DecideBy, Gate, GateInput};
 use serde::{Deserialize, Serialize};
 
 use crate::Dims;
@@ -41,16 +41,22 @@ pub struct BlockStructure {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateConfig {
-    /// What a gate looks at.
+    /// What decides; the input, where a file does not say.
+    #[serde(default)]
+    pub decide: DecideBy,
+    /// What a gate looks at, if it decides by the input.
     pub input: GateInput,
-    /// What is averaged over a group.
+    /// What is averaged over a group, if it decides by the input.
     pub average: Average,
-    /// Width of the gate's hidden layer.
+    /// Width of the hidden layer of a gate that decides by the input.
     pub hidden: i64,
     /// P(keep) at the start of training, in (0, 1).
     pub keep_init: f64,
     /// At evaluation a module runs when the group's zbar_keep - zbar_skip is above this. Training
     /// decides around 0; the threshold is calibrated afterwards so that hard MACs meet the target. [ours]
+    ///
+    /// Where chance decides, a draw of the standard logistic distribution takes the margin's place, so
+    /// that P(keep) = 1 / (1 + exp(threshold)).
     pub threshold: f64,
 }
 
@@ -81,6 +87,7 @@ impl GateConfig {
     /// The gates a job asks for in a model of width `dims.width`.
     pub fn from_job(gate: &Gate, dims: &Dims) -> Self {
         Self {
+            decide: gate.decide,
             input: gate.input,
             average: gate.average,
             hidden: ((gate.hidden_ratio * dims.width as f64).round() as i64).max(1),

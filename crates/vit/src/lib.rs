@@ -34,6 +34,7 @@
 
 mod attention;
 mod block;
+mod chance;
 mod choice;
 mod cost;
 mod ffn;

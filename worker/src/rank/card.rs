@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use espalier_job::DataFormat;
+use espalier_job::{DataFormat, DecideBy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -101,7 +101,12 @@ pub struct AccuracyCard {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GatesCard {
-    /// A gate keeps its module where keep logit - skip logit is above this.
+    /// What decides whether a module runs: the input, a constant (the control), or chance (the
+    /// baseline). Null without gates.
+    #[serde(default)]
+    pub decide: Option<DecideBy>,
+    /// A gate keeps its module where keep logit - skip logit is above this; where chance decides, with
+    /// probability 1 / (1 + exp(threshold)).
     pub threshold: f64,
     /// Share of samples that run each module.
     pub rate: Vec<BlockRate>,

@@ -92,7 +92,7 @@ pub(super) fn shuffled(decisions_BM: &Tensor, seed: u64) -> Tensor {
 
 #[cfg(test)]
 mod tests {
-    use espalier_job::{Average, GateInput};
+    use espalier_job::{Average, DecideBy, GateInput};
     use espalier_vit::{BlockStructure, Dims, GateConfig, Structure};
 
     use super::*;
@@ -123,6 +123,7 @@ mod tests {
             ],
         };
         config.gate = Some(GateConfig {
+            decide: DecideBy::Input,
             input: GateInput::Mean,
             average: Average::Logits,
             hidden: 1,

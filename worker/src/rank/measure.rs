@@ -127,36 +127,29 @@ fn run(
             }
             return;
         }
-        Mode::Shared(size) => {
-            let threshold = model.config().gate.map_or(0.0, |gate| gate.threshold);
-            grouped(model, x_BCHW, &ids(size as i64), -threshold, None, false)
-        }
-        Mode::Searched(masks, open) => grouped(model, x_BCHW, &ids(1), 0.0, Some(masks), open),
+        Mode::Shared(size) => grouped(model, x_BCHW, &ids(size as i64), None, false),
+        Mode::Searched(masks, open) => grouped(model, x_BCHW, &ids(1), Some(masks), open),
     };
     tally.add(&output, label_B);
 }
 
 /// The decisions of shared mode for all groups in one forward pass: a group keeps a module where
-/// its margin plus `noise` is above 0, which is where the margin is above the threshold. The
+/// its margin less the threshold is above 0. The
 /// module's output counts for the groups that keep it and is multiplied by 0 for the others, so
 /// that this gives what really skipping gives, at full cost.
-fn grouped(
-    model: &Vit,
-    x_BCHW: &Tensor,
-    ids: &[i64],
-    noise: f64,
-    masks: Option<&Masks>,
-    open: bool,
-) -> Output {
+fn grouped(model: &Vit, x_BCHW: &Tensor, ids: &[i64], masks: Option<&Masks>, open: bool) -> Output {
     let device = model.device();
     let groups = Groups::new(ids, device);
     let modules = model.config().dims.modules();
-    let noise_GM = Tensor::full([groups.count(), modules], noise, (Kind::Float, device));
+    let threshold = model.config().gate.map_or(0.0, |gate| gate.threshold);
+    let chance_GM = model
+        .chance_GM(x_BCHW, ids)
+        .unwrap_or_else(|| Tensor::zeros([groups.count(), modules], (Kind::Float, device)));
     model.forward(
         x_BCHW,
         &Routing::Train {
             groups: &groups,
-            noise_GM: &noise_GM,
+            noise_GM: &(chance_GM - threshold),
             tau: 1.0,
             open,
             masks,
