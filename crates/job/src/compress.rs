@@ -19,6 +19,8 @@ pub struct Compress {
     /// Weight of the resource loss. [paper: 100]
     #[schemars(extend("minimum" = 0))]
     pub gamma: f64,
+    /// Form of the resource loss in r, how far the MACs ratio is above its target. [inferred: square]
+    pub resource: ResourceForm,
     /// The search stage: weights, alpha and gates together, budget in expectation.
     pub search: Search,
     /// The tune stage: the sliced model and its gates, hard structure.
@@ -64,6 +66,31 @@ impl Mode {
     pub fn gates_in_search(self) -> bool {
         self.gates() && self != Self::Sequential
     }
+}
+
+/// Form of the resource loss in r, how far the MACs ratio is above its target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResourceForm {
+    /// r^2: gentle near the target.
+    #[default]
+    Square,
+    /// |r|: pulls as hard however near, so it wants a smaller gamma.
+    Abs,
+    /// max(r, 0): as abs, and nothing is asked below the target.
+    Hinge,
+}
+
+/// What ranks heads and neurons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Importance {
+    /// The L2 norm of the weights that read them.
+    #[default]
+    Norm,
+    /// First-order Taylor: |sum of weight times gradient| over the weights that read them, summed over the
+    /// steps since the last ranking; the norm before there are any. [ours]
+    Taylor,
 }
 
 /// The search stage. [paper]
@@ -119,6 +146,8 @@ pub struct Static {
     pub tau_end: f64,
     /// Sample hard choices and pass the gradient straight through. [inferred]
     pub straight_through: bool,
+    /// What ranks heads and neurons. [inferred, from UVC: norm]
+    pub importance: Importance,
     /// Steps between two rankings of heads and neurons by importance. [inferred]
     #[schemars(range(min = 1, max = 1000000000))]
     pub rank_interval: u64,
@@ -174,6 +203,7 @@ impl Default for Compress {
             target: 0.5,
             static_target: None,
             gamma: 100.0,
+            resource: ResourceForm::default(),
             search: Search::default(),
             tune: Tune::default(),
             static_part: Static::default(),
@@ -207,6 +237,7 @@ impl Default for Static {
             tau_start: 0.5,
             tau_end: 0.1,
             straight_through: false,
+            importance: Importance::default(),
             rank_interval: 50,
             keep_init: 0.95,
             lr_scale: 10.0,

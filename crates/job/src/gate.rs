@@ -23,6 +23,10 @@ pub struct Gate {
     /// Gumbel-softmax temperature at the end of the tune stage.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 100))]
     pub tau_end: f64,
+    /// mu, weight of the information term, which asks each gate to tell samples apart: minus the mutual
+    /// information of sample and decision, in nats, summed over the gates. [ours]
+    #[schemars(extend("minimum" = 0))]
+    pub information: f64,
     /// Learning rate of the gates over that of the weights.
     #[schemars(extend("minimum" = 0, "maximum" = 10000))]
     pub lr_scale: f64,
@@ -74,6 +78,7 @@ impl Default for Gate {
             keep_init: 0.95,
             tau_start: 0.5,
             tau_end: 0.1,
+            information: 0.0,
             lr_scale: 4.0,
         }
     }

@@ -31,7 +31,9 @@ mod tests;
 mod train;
 
 pub use architecture::{Architecture, Distilled, QkScale, Stem};
-pub use compress::{Compress, Grouping, GroupingPolicy, Mode, Search, Static, Tune};
+pub use compress::{
+    Compress, Grouping, GroupingPolicy, Importance, Mode, ResourceForm, Search, Static, Tune,
+};
 pub use data::{Augment, Data, DataFormat};
 pub use dims::Dims;
 pub use gate::{Average, DecideBy, Gate, GateInput};

@@ -93,6 +93,11 @@ fn compress(compress: &Compress, model: Option<&Model>, problems: &mut Problems)
             format!("{share} is less than compress.target = {target}: the part that stays in memory cannot be smaller than the part that runs")
         });
     }
+    let gate = &compress.gate;
+    let informed = gate.information == 0.0 || gate.decide == DecideBy::Input;
+    problems.require(informed, "compress.gate.information", || {
+        "only gates that decide by their input can tell of it: leave it out, or set compress.gate.decide to `input`".to_owned()
+    });
     stages(compress, problems);
     let Compress {
         grouping,

@@ -164,6 +164,7 @@ pub(super) fn budget(position: &Position, compress: &Compress) -> Budget {
             .filter(|_| both)
             .map(|target| ramped(1.0, target)),
         gamma: share.map_or(0.0, |_| compress.gamma),
+        form: compress.resource,
     }
 }
 

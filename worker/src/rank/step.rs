@@ -158,6 +158,7 @@ impl Setting<'_> {
             train: &self.job.train,
             cost: self.cost,
             budget: budget(&self.plan.at(self.step), &self.job.compress),
+            information: self.job.compress.gate.information,
         }
     }
 

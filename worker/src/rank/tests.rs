@@ -72,6 +72,14 @@ const UNIFIED: &str = r#"
         static = { rank_interval = 2 }
         "#;
 
+/// Every switch of an inferred choice turned.
+fn switched() -> String {
+    UNIFIED.replace(
+        "rank_interval = 2",
+        "rank_interval = 3, importance = \"taylor\"",
+    ) + "resource = \"hinge\"\n"
+}
+
 fn sequential() -> String {
     format!("mode = \"sequential\"\n{UNIFIED}")
 }
@@ -175,19 +183,17 @@ fn run_gang(spec: &str, last: u64, world_size: u32) -> Vec<(Vec<f32>, Vec<f64>)>
 fn the_number_of_ranks_changes_nothing() {
     // 4 ranks have 1 or 2 of the 6 micro-batches each.
     let random = UNIFIED.replace("input =", "decide = \"random\", input =");
-    for spec in [
-        spec(UNIFIED, ""),
-        spec(&random, "").replace("every = 4", "every = 4\nonnx = false"),
-        spec(&sequential(), ""),
-    ] {
-        same_on_any_number_of_ranks(&spec);
-    }
+    let random = spec(&random, "").replace("every = 4", "every = 4\nonnx = false");
+    same_on_ranks(&spec(UNIFIED, ""), &[2]);
+    same_on_ranks(&spec(&switched(), ""), &[2, 4]);
+    same_on_ranks(&spec(&sequential(), ""), &[4]);
+    same_on_ranks(&random, &[4]);
 }
 
-fn same_on_any_number_of_ranks(spec: &str) {
+fn same_on_ranks(spec: &str, worlds: &[u32]) {
     let (alone, losses) = run(spec, 8, &Solo::default());
     assert_eq!(losses.len(), 8);
-    for world_size in [2, 4] {
+    for &world_size in worlds {
         let gang = run_gang(spec, 8, world_size);
         for (values, _) in &gang {
             assert_eq!(values, &gang[0].0, "replicas differ");
@@ -206,7 +212,7 @@ fn same_on_any_number_of_ranks(spec: &str) {
 
 #[test]
 fn going_on_from_a_checkpoint_is_never_having_stopped() {
-    for compress in [UNIFIED, &sequential()] {
+    for compress in [UNIFIED, &sequential(), &switched()] {
         resumes_as_if_never_stopped(&spec(compress, "ema_decay = 0.9"));
     }
 }

@@ -100,6 +100,7 @@ impl<'a> Trainer<'a> {
         let tensors = checkpoint::load(
             folder,
             trainer.parameters(),
+            trainer.importance(),
             trainer.ema.is_some(),
             trainer.model.device(),
         )?;
@@ -178,6 +179,14 @@ impl<'a> Trainer<'a> {
         parameters(&self.model, self.search.as_ref())
     }
 
+    /// What a search that ranks by gradients knows of them.
+    fn importance(&self) -> Vec<Param> {
+        self.search
+            .as_ref()
+            .map(Search::importance)
+            .unwrap_or_default()
+    }
+
     /// The structure that the model would have if the search ended now.
     pub fn structure(&self) -> Structure {
         match &self.search {
@@ -214,6 +223,9 @@ impl<'a> Trainer<'a> {
                 step,
                 loss: outcome.loss,
             });
+        }
+        if let Some(search) = &mut self.search {
+            search.observe(&self.model, |name| self.flat.part(&outcome.gradient, name));
         }
         // The optimiser starts anew with each stage, so its updates count from the stage's start.
         let t = position.index + 1;
@@ -276,6 +288,7 @@ impl<'a> Trainer<'a> {
             parameters: self.parameters(),
             moments: (mean.shallow_clone(), square.shallow_clone()),
             average: self.ema.as_ref().map(|ema| ema.average().shallow_clone()),
+            importance: self.importance(),
         };
         checkpoint::save(folder, &state, &tensors)
     }

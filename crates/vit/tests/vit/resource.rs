@@ -1,6 +1,6 @@
 //! The resource term over micro-batches, and the cost of real models.
 
-use espalier_job::{Average, DecideBy, GateInput, Preset, Static};
+use espalier_job::{Average, DecideBy, GateInput, Preset, ResourceForm, Static};
 use espalier_vit::{
     Budget, Config, Cost, Dims, GateConfig, Groups, Masks, Output, ParamKind, Routing, Search,
     Sizes, Structure, Vit, gate_noise, global_mean_M, resource_loss,
@@ -13,6 +13,7 @@ const BUDGET: Budget = Budget {
     target: 0.4,
     static_target: Some(0.7),
     gamma: 100.0,
+    form: ResourceForm::Square,
 };
 
 /// One micro-batch run forward: (output, its masks, its samples).
