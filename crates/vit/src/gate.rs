@@ -104,6 +104,15 @@ impl Gate {
         self.config.threshold = threshold;
     }
 
+    /// (skip, keep) whatever the input: what the last layer adds, or all there is. None where chance decides.
+    pub(crate) fn logits_2(&self) -> Option<&Tensor> {
+        match &self.decider {
+            Decider::Input { fc2, .. } => fc2.bias_O.as_ref(),
+            Decider::Constant { logits_2 } => Some(logits_2),
+            Decider::Random => None,
+        }
+    }
+
     pub(crate) fn collect(&self, into: &mut Collector) {
         let kinds = [ParamKind::Gate; 2];
         match &self.decider {

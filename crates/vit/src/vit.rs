@@ -157,6 +157,18 @@ impl Vit {
         }
     }
 
+    /// The (skip, keep) logits that the gate of module `m` has whatever its input, [2]: the tensor
+    /// itself. None where there is no gate or chance decides.
+    pub fn gate_logits(&self, m: usize) -> Option<Tensor> {
+        let block = &self.blocks[m / 2];
+        let gate = if m.is_multiple_of(2) {
+            block.attn.as_ref().and_then(|attn| attn.gate.as_ref())
+        } else {
+            block.ffn.as_ref().and_then(|ffn| ffn.gate.as_ref())
+        };
+        gate?.logits_2().map(Tensor::shallow_clone)
+    }
+
     /// All parameters, in an order that depends on the configuration alone: the weights, then the
     /// gates block by block.
     pub fn parameters(&self) -> Vec<Param> {

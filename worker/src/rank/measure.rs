@@ -36,6 +36,9 @@ pub(crate) struct Measured {
     pub samples: u64,
     /// Whether each module ran for each sample, 0 or 1, f32 `[samples, M]` on the processor.
     pub decisions_BM: Tensor,
+    /// The margin by which each module was decided, f32 `[samples, M]` on the processor; infinite where
+    /// no gate was asked.
+    pub margins_BM: Tensor,
 }
 
 impl Measured {
@@ -43,6 +46,7 @@ impl Measured {
     pub(crate) fn share(&self) -> Self {
         Self {
             decisions_BM: self.decisions_BM.shallow_clone(),
+            margins_BM: self.margins_BM.shallow_clone(),
             ..*self
         }
     }
@@ -162,6 +166,7 @@ struct Tally {
     correct: u64,
     samples: u64,
     decisions: Vec<Tensor>,
+    margins: Vec<Tensor>,
 }
 
 impl Tally {
@@ -171,6 +176,7 @@ impl Tally {
         self.samples += label_B.size()[0] as u64;
         self.decisions
             .push(output.decisions_BM.to_device(Device::Cpu));
+        self.margins.push(output.margins_BM.to_device(Device::Cpu));
     }
 
     fn finish(self) -> Measured {
@@ -178,6 +184,7 @@ impl Tally {
             correct: self.correct,
             samples: self.samples,
             decisions_BM: Tensor::cat(&self.decisions, 0),
+            margins_BM: Tensor::cat(&self.margins, 0),
         }
     }
 }

@@ -190,3 +190,101 @@ impl Objective<'_> {
         self.train.distillation.as_ref().map(|asked| asked.lambda)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use espalier_job::{Distillation, DistillationKind};
+    use tch::Device;
+
+    use super::*;
+
+    fn train() -> Train {
+        let mut train: Train =
+            serde_json::from_str(r#"{ "global_batch": 2, "micro_batch": 2 }"#).unwrap();
+        train.distillation = Some(Distillation {
+            teacher: "teacher:dense".to_owned(),
+            kind: DistillationKind::Hard,
+            lambda: 1.0,
+            temperature: 1.0,
+        });
+        train
+    }
+
+    fn rows(values: [f32; 6]) -> Tensor {
+        Tensor::from_slice(&values).reshape([2, 3])
+    }
+
+    /// Scores of a model of one block without gates.
+    fn output(dist_BK: Option<Tensor>) -> Output {
+        let cls_BK = rows([2.0, 0.0, -1.0, 0.5, 1.5, 0.0]);
+        Output {
+            logits_BK: match &dist_BK {
+                Some(dist_BK) => (&cls_BK + dist_BK) / 2.0,
+                None => cls_BK.shallow_clone(),
+            },
+            cls_BK,
+            dist_BK,
+            open_M: Tensor::from_slice(&[2_f32; 2]),
+            decisions_BM: Tensor::ones([2, 2], (Kind::Float, Device::Cpu)),
+            margins_BM: Tensor::full([2, 2], f64::INFINITY, (Kind::Float, Device::Cpu)),
+        }
+    }
+
+    fn sizes() -> Sizes {
+        let one = || Tensor::from_slice(&[1_f32]);
+        Sizes {
+            keep_attn_L: one(),
+            keep_ffn_L: one(),
+            heads_L: one(),
+            neurons_L: one(),
+        }
+    }
+
+    /// Summed (cross-entropy, distillation).
+    fn losses(dist_BK: Option<Tensor>, teacher_BK: Option<&Tensor>, train: &Train) -> (f64, f64) {
+        let label_B = Tensor::from_slice(&[0_i64, 2]);
+        let part = Part::new(output(dist_BK), sizes(), &label_B, teacher_BK, train);
+        let sums = part.sums();
+        (sums.double_value(&[7]), sums.double_value(&[8]))
+    }
+
+    fn cross_entropy(rows: [[f64; 3]; 2], labels: [usize; 2]) -> f64 {
+        let of = |(row, label): ([f64; 3], usize)| {
+            row.map(f64::exp).iter().sum::<f64>().ln() - row[label]
+        };
+        rows.into_iter().zip(labels).map(of).sum()
+    }
+
+    #[test]
+    fn with_a_head_of_its_own_the_distillation_token_learns_the_teacher_s_decision() {
+        let cls = [[2.0, 0.0, -1.0], [0.5, 1.5, 0.0]];
+        let dist = [[0.0, 1.0, 0.5], [-2.0, 0.25, 0.75]];
+        let mean = [[1.0, 0.5, -0.25], [-0.75, 0.875, 0.375]];
+        let dist_BK = || Some(rows([0.0, 1.0, 0.5, -2.0, 0.25, 0.75]));
+        let teacher_BK = rows([0.0, 0.0, 3.0, 5.0, 1.0, 1.0]);
+        let close = |(ce, kd): (f64, f64), expected_ce: f64, expected_kd: f64| {
+            assert!((ce - expected_ce).abs() < 1e-5, "{ce} {expected_ce}");
+            assert!((kd - expected_kd).abs() < 1e-5, "{kd} {expected_kd}");
+        };
+        close(
+            losses(dist_BK(), Some(&teacher_BK), &train()),
+            cross_entropy(cls, [0, 2]),
+            cross_entropy(dist, [2, 0]),
+        );
+        close(
+            losses(None, Some(&teacher_BK), &train()),
+            cross_entropy(cls, [0, 2]),
+            cross_entropy(cls, [2, 0]),
+        );
+        // Without a teacher both heads learn the label, as they are read.
+        let alone = Train {
+            distillation: None,
+            ..train()
+        };
+        close(
+            losses(dist_BK(), None, &alone),
+            cross_entropy(mean, [0, 2]),
+            0.0,
+        );
+    }
+}

@@ -20,7 +20,7 @@ use crate::{
     rank::{Mode, TrainError},
 };
 
-fn data() -> PathBuf {
+pub(super) fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/data/fashion-mnist")
 }
 
@@ -84,7 +84,7 @@ fn sequential() -> String {
     format!("mode = \"sequential\"\n{UNIFIED}")
 }
 
-fn prepare(spec: &str) -> Prepared {
+pub(super) fn prepare(spec: &str) -> Prepared {
     tch::set_num_threads(1);
     Prepared::new("job-1", spec, &Assets::default(), 0).unwrap()
 }
