@@ -28,12 +28,8 @@ fn main() -> anyhow::Result<()> {
     let file = Path::new(file);
     let text = fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
     let mut job = Job::parse(&text)?;
-    job.absolute_paths(
-        &fs::canonicalize(file)?
-            .parent()
-            .unwrap_or(Path::new("/"))
-            .to_owned(),
-    );
+    let folder = fs::canonicalize(file)?;
+    job.absolute_paths(folder.parent().unwrap_or(Path::new("/")));
     job.train.distillation = None;
     for change in changes.split_whitespace() {
         apply(&mut job, change)?;

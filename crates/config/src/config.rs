@@ -33,7 +33,7 @@ pub struct Structure {
 pub struct BlockStructure {
     /// h: heads of the MHSA; 0 when the module is dropped.
     pub heads: i64,
-    /// n: neurons of the FFN; 0 when the module is dropped.
+    /// n: neurons of the FFN, at least 8; 0 when the module is dropped.
     pub neurons: i64,
 }
 
@@ -196,14 +196,19 @@ impl Config {
         })?;
         for (l, block) in blocks.iter().enumerate() {
             let fields = [
-                ("heads", block.heads, self.dims.heads),
-                ("neurons", block.neurons, self.dims.ffn),
+                ("heads", block.heads, 1, self.dims.heads),
+                (
+                    "neurons",
+                    block.neurons,
+                    LEAST_NEURONS.min(self.dims.ffn),
+                    self.dims.ffn,
+                ),
             ];
-            for (name, value, most) in fields {
-                require((0..=most).contains(&value), || {
+            for (name, value, least, most) in fields {
+                require(value == 0 || (least..=most).contains(&value), || {
                     (
                         format!("structure.blocks[{l}].{name}"),
-                        format!("{value} is not within 0..={most}"),
+                        format!("{value} is neither 0, dropped, nor within {least}..={most}"),
                     )
                 })?;
             }
@@ -252,6 +257,10 @@ impl Config {
     }
 }
 
+/// Neurons that a kept FFN has at least: below that it is no module but a trace of one, and no hardware is
+/// faster for it.
+const LEAST_NEURONS: i64 = 8;
+
 /// Far above any real model, and small enough that products of three cannot overflow.
 const LARGEST: i64 = 1 << 20;
 
@@ -261,4 +270,42 @@ fn require(holds: bool, problem: impl FnOnce() -> (String, String)) -> Result<()
     }
     let (field, reason) = problem();
     Err(ConfigError { field, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use espalier_job::Architecture;
+
+    use super::*;
+
+    #[test]
+    fn a_kept_module_has_a_head_or_eight_neurons() {
+        let dims = Dims {
+            image_size: 8,
+            patch_size: 4,
+            channels: 1,
+            classes: 2,
+            width: 8,
+            depth: 1,
+            heads: 2,
+            ffn: 16,
+            architecture: Architecture::default(),
+        };
+        let mut config = Config::dense(dims, vec![0.5], vec![0.5]);
+        let mut told = |heads, neurons| {
+            config.structure.blocks[0] = BlockStructure { heads, neurons };
+            config.check().map_err(|error| error.to_string())
+        };
+        for good in [(0, 0), (1, 8), (2, 12), (0, 16)] {
+            assert_eq!(told(good.0, good.1), Ok(()));
+        }
+        assert_eq!(
+            told(1, 7).unwrap_err(),
+            "structure.blocks[0].neurons: 7 is neither 0, dropped, nor within 8..=16"
+        );
+        assert_eq!(
+            told(3, 8).unwrap_err(),
+            "structure.blocks[0].heads: 3 is neither 0, dropped, nor within 1..=2"
+        );
+    }
 }

@@ -57,11 +57,12 @@ pub fn resource_loss(
     };
     let ratio = cost.soft(&sizes, mean_M) / cost.dense();
     let static_ratio = cost.soft(&sizes, &mean_M.ones_like()) / cost.dense();
-    let mut residual = form(budget.form, &(&ratio - budget.target));
-    if let Some(target) = budget.static_target {
-        // Not in place: the slope of a form may be read off its value.
-        residual = residual + form(budget.form, &(&static_ratio - target));
-    }
+    let above = |ratio: &Tensor, target: f64| form(budget.form, &(ratio - target));
+    let total = above(&ratio, budget.target);
+    let residual = match budget.static_target {
+        Some(target) => total + above(&static_ratio, target),
+        None => total,
+    };
     Resource {
         loss: residual * budget.gamma,
         ratio: ratio.double_value(&[]),

@@ -36,6 +36,9 @@ pub(super) fn block_rates(config: &Config, rates: &[f64]) -> Vec<BlockRate> {
 /// How far hard MACs may be off the target before people are told, as a share of the target.
 const NOTABLE_MISS: f64 = 0.01;
 
+/// The same in shared mode, which one threshold cannot serve at every batch size.
+const NOTABLE_TOGETHER: f64 = 0.05;
+
 /// What people should know of the finished model's gates before they trust its figures.
 pub(super) fn warnings(compress: &Compress, config: &Config, card: &ReportCard) -> Vec<String> {
     let Some(gate) = &config.gate else {
@@ -46,8 +49,11 @@ pub(super) fn warnings(compress: &Compress, config: &Config, card: &ReportCard) 
         // They are meant to, or do not.
         DecideBy::Constant | DecideBy::Random => [None, None],
     };
-    let miss = missed(compress, gate.decide, card);
-    collapse.into_iter().chain([miss]).flatten().collect()
+    let misses = [
+        missed(compress, gate.decide, card),
+        missed_together(compress, card),
+    ];
+    collapse.into_iter().chain(misses).flatten().collect()
 }
 
 /// Gates that decide the same for every sample, in words.
@@ -94,6 +100,24 @@ fn missed(compress: &Compress, decide: DecideBy, card: &ReportCard) -> Option<St
     };
     ((ratio - target).abs() > NOTABLE_MISS * target).then(|| {
         format!("hard MACs are {ratio:.4} of the dense model's where {target} was asked: {reason}")
+    })
+}
+
+/// Batch sizes at which deciding together spends notably other MACs than deciding alone.
+fn missed_together(compress: &Compress, card: &ReportCard) -> Option<String> {
+    let target = compress.target;
+    let off = card.macs.by_batch.iter().filter_map(|(batch, macs)| {
+        let ratio = macs / card.macs.dense;
+        let notable = (ratio - target).abs() > NOTABLE_TOGETHER * target;
+        notable.then(|| format!("{ratio:.4} at batch {batch}"))
+    });
+    let off: Vec<String> = off.collect();
+    (!off.is_empty()).then(|| {
+        format!(
+            "in shared mode hard MACs are {} where {target} was asked: the threshold is settled for images \
+             that decide alone",
+            off.join(", ")
+        )
     })
 }
 

@@ -30,7 +30,7 @@ impl Probabilities {
     /// what is spent is within `total`; both as shares of the dense model's MACs. None where there is none. [ours]
     ///
     /// Of constant gates, which cannot make up for a structure that misses: `margins` are keep - skip of the M
-    /// modules' gates, and score the set.
+    /// modules' gates, and score the set; the score is of both.
     pub fn within_both(
         &self,
         margins: &[f64],
@@ -80,7 +80,7 @@ impl Probabilities {
         let both =
             |partial: &Partial| budget.contains(&partial.kept) && total.contains(&partial.spent);
         let ends = cells.iter().enumerate();
-        let (mut cell, _) = ends
+        let (mut cell, best) = ends
             .filter_map(|(cell, partial)| partial.filter(both).map(|partial| (cell, partial)))
             .max_by(|(_, a), (_, b)| a.score.total_cmp(&b.score))?;
         let mut chosen = vec![0; steps.len()];
@@ -88,7 +88,10 @@ impl Probabilities {
             let Step { before, candidate } = step[cell];
             (chosen[m], cell) = (candidate as usize, before as usize);
         }
-        Some(self.choice(cost, &chosen, budget))
+        Some(Choice {
+            score: best.score,
+            ..self.choice(cost, &chosen, budget)
+        })
     }
 }
 
