@@ -150,6 +150,8 @@ class Gate(nn.Module):
     def __init__(self, gate: dict, width: int) -> None:
         super().__init__()
         self.input, self.average, self.threshold = gate["input"], gate["average"], gate["threshold"]
+        # Of several samples that decide together.
+        self.threshold_shared = gate.get("threshold_shared", self.threshold)
         self.constant = decides(gate) == "constant"
         if self.constant:
             self.logits = nn.Parameter(torch.zeros(2))
@@ -160,8 +162,9 @@ class Gate(nn.Module):
 
     def forward(self, x_BND: Tensor, shared: bool) -> Tensor:
         """Whether the module runs, bool [B]: keep minus skip above the threshold."""
+        threshold = self.threshold_shared if shared and len(x_BND) > 1 else self.threshold
         if self.constant:
-            return (self.logits[1] - self.logits[0] > self.threshold).expand(len(x_BND))
+            return (self.logits[1] - self.logits[0] > threshold).expand(len(x_BND))
         token_BD = x_BND[:, 0] if self.input == "cls" else x_BND.mean(dim=1)
         z_B2 = self.fc2(F.gelu(self.fc1(self.norm(token_BD))))
         margin_B = z_B2[:, 1] - z_B2[:, 0]
@@ -169,7 +172,7 @@ class Gate(nn.Module):
             margin_B = margin_B.mean().expand(len(x_BND))
         elif shared:
             margin_B = margin_B.sigmoid().mean().logit(eps=1e-6).expand(len(x_BND))
-        return margin_B > self.threshold
+        return margin_B > threshold
 
 
 class Attention(nn.Module):
@@ -301,7 +304,7 @@ def check(config: dict) -> None:
             | {"architecture"},
         ),
         "dims.architecture": (architecture(config), set(PLAIN)),
-        "gate": (gate or {}, {"decide", "input", "average", "hidden", "keep_init", "threshold"}),
+        "gate": (gate or {}, {"decide", "input", "average", "hidden", "keep_init", "threshold", "threshold_shared"}),
     }
     for where, (found, fields) in known.items():
         if unknown := sorted(set(found) - fields):

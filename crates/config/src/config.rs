@@ -58,6 +58,10 @@ pub struct GateConfig {
     /// Where chance decides, a draw of the standard logistic distribution takes the margin's place, so
     /// that P(keep) = 1 / (1 + exp(threshold)).
     pub threshold: f64,
+    /// The threshold of several samples that decide together, in shared mode; where there is none, the
+    /// other. The mean of a batch moves whole modules at once, so it meets the target elsewhere. [ours]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold_shared: Option<f64>,
 }
 
 /// Why a configuration describes no model.
@@ -93,6 +97,15 @@ impl GateConfig {
             hidden: ((gate.hidden_ratio * dims.width as f64).round() as i64).max(1),
             keep_init: gate.keep_init,
             threshold: 0.0,
+            threshold_shared: None,
+        }
+    }
+
+    /// The threshold of a group of `samples` at evaluation.
+    pub fn threshold_of(&self, samples: i64) -> f64 {
+        match self.threshold_shared {
+            Some(shared) if samples > 1 => shared,
+            _ => self.threshold,
         }
     }
 }
@@ -232,9 +245,16 @@ impl Config {
                 format!("{} is not between 0 and 1", gate.keep_init),
             )
         })?;
-        require(gate.threshold.is_finite(), || {
-            ("gate.threshold".to_owned(), "is not finite".to_owned())
-        })
+        let thresholds = [
+            ("threshold", Some(gate.threshold)),
+            ("threshold_shared", gate.threshold_shared),
+        ];
+        for (name, threshold) in thresholds {
+            require(threshold.is_none_or(f64::is_finite), || {
+                (format!("gate.{name}"), "is not finite".to_owned())
+            })?;
+        }
+        Ok(())
     }
 
     fn check_pixels(&self) -> Result<(), ConfigError> {

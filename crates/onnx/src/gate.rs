@@ -27,6 +27,7 @@ impl Exporter<'_> {
             hidden,
             keep_init: _,
             threshold,
+            threshold_shared,
         } = *gate;
         self.scope(name, |this| {
             let margin = match (decide, this.decide) {
@@ -45,7 +46,14 @@ impl Exporter<'_> {
                 }
                 (DecideBy::Random, _) => return Err(ExportError::Random),
             };
-            let threshold = this.graph.scalar(threshold as f32);
+            let alone = this.graph.scalar(threshold as f32);
+            let threshold = match (this.decide, threshold_shared) {
+                (Decide::Shared, Some(shared)) => {
+                    let shared = this.graph.scalar(shared as f32);
+                    this.graph.by_batch(x_BND, &alone, &shared)
+                }
+                _ => alone,
+            };
             Ok(this.graph.greater(&margin, &threshold))
         })
     }

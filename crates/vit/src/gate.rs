@@ -95,13 +95,14 @@ impl Gate {
         noisy_G.gt(0.0).to_kind(Kind::Float) + (&soft_G - soft_G.detach())
     }
 
-    /// Whether each margin is above the threshold: bool, the shape of `margin`.
-    pub(crate) fn keeps(&self, margin: &Tensor) -> Tensor {
-        margin.gt(self.config.threshold)
+    /// Whether each margin, of a group of `samples`, is above the threshold: bool, the shape of `margin`.
+    pub(crate) fn keeps(&self, margin: &Tensor, samples: i64) -> Tensor {
+        margin.gt(self.config.threshold_of(samples))
     }
 
-    pub(crate) fn set_threshold(&mut self, threshold: f64) {
-        self.config.threshold = threshold;
+    pub(crate) fn set_thresholds(&mut self, alone: f64, shared: Option<f64>) {
+        self.config.threshold = alone;
+        self.config.threshold_shared = shared;
     }
 
     /// (skip, keep) whatever the input: what the last layer adds, or all there is. None where chance decides.

@@ -156,13 +156,14 @@ impl<'a> Router<'a> {
             let u_G = gate.sample_G(&margin_G, &noise_GM.select(1, module), *tau);
             return (Route::Weighted(groups.spread_B(&u_G)), u_G, margin_B);
         }
-        let deciding = if let Routing::Shared = self.routing {
+        let (deciding, samples) = if let Routing::Shared = self.routing {
             let whole = Groups::whole(self.batch, x_BND.device());
-            with_chance(gate.margin_G(&margin_B, &whole)).expand([self.batch], false)
+            let margin_1 = with_chance(gate.margin_G(&margin_B, &whole));
+            (margin_1.expand([self.batch], false), self.batch)
         } else {
-            with_chance(margin_B)
+            (with_chance(margin_B), 1)
         };
-        let (route, column) = self.of_samples(&gate.keeps(&deciding));
+        let (route, column) = self.of_samples(&gate.keeps(&deciding, samples));
         (route, column, deciding)
     }
 

@@ -147,13 +147,20 @@ impl Vit {
         self.head.weight_OI.device()
     }
 
-    /// Sets the gates' threshold (see [`crate::GateConfig::threshold`]); without gates, nothing.
+    /// Sets the gates' threshold (see [`crate::GateConfig::threshold`]), in shared mode too; without
+    /// gates, nothing.
     pub fn set_threshold(&mut self, threshold: f64) {
+        self.set_thresholds(threshold, None);
+    }
+
+    /// As [`Self::set_threshold`], with one of its own in shared mode.
+    pub fn set_thresholds(&mut self, alone: f64, shared: Option<f64>) {
         if let Some(gate) = &mut self.config.gate {
-            gate.threshold = threshold;
+            gate.threshold = alone;
+            gate.threshold_shared = shared;
         }
         for gate in self.blocks.iter_mut().flat_map(Block::gates_mut) {
-            gate.set_threshold(threshold);
+            gate.set_thresholds(alone, shared);
         }
     }
 

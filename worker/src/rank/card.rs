@@ -108,6 +108,9 @@ pub struct GatesCard {
     /// A gate keeps its module where keep logit - skip logit is above this; where chance decides, with
     /// probability 1 / (1 + exp(threshold)).
     pub threshold: f64,
+    /// The same for several images that decide together, in shared mode; null where it is the same.
+    #[serde(default)]
+    pub threshold_shared: Option<f64>,
     /// Share of samples that run each module.
     pub rate: Vec<BlockRate>,
     /// Different patterns of decisions that occur. With 1 the gates are constant: they do not look

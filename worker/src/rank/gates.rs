@@ -114,8 +114,8 @@ fn missed_together(compress: &Compress, card: &ReportCard) -> Option<String> {
     let off: Vec<String> = off.collect();
     (!off.is_empty()).then(|| {
         format!(
-            "in shared mode hard MACs are {} where {target} was asked: the threshold is settled for images \
-             that decide alone",
+            "in shared mode hard MACs are {} where {target} was asked: the mean of a batch moves whole modules, \
+             and no threshold serves all sizes",
             off.join(", ")
         )
     })
@@ -197,6 +197,7 @@ mod tests {
             hidden: 1,
             keep_init: 0.9,
             threshold: 0.0,
+            threshold_shared: None,
         });
         config
     }

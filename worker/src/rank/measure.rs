@@ -145,7 +145,19 @@ fn grouped(model: &Vit, x_BCHW: &Tensor, ids: &[i64], masks: Option<&Masks>, ope
     let device = model.device();
     let groups = Groups::new(ids, device);
     let modules = model.config().dims.modules();
-    let threshold = model.config().gate.map_or(0.0, |gate| gate.threshold);
+    let threshold = |samples: f64| {
+        let gate = model.config().gate;
+        gate.map_or(0.0, |gate| gate.threshold_of(samples as i64))
+    };
+    let sizes = groups.sizes_G().iter::<f64>();
+    let threshold_G: Vec<f32> = sizes
+        .into_iter()
+        .flatten()
+        .map(|samples| threshold(samples) as f32)
+        .collect();
+    let threshold_G1 = Tensor::from_slice(&threshold_G)
+        .unsqueeze(1)
+        .to_device(device);
     let chance_GM = model
         .chance_GM(x_BCHW, ids)
         .unwrap_or_else(|| Tensor::zeros([groups.count(), modules], (Kind::Float, device)));
@@ -153,7 +165,7 @@ fn grouped(model: &Vit, x_BCHW: &Tensor, ids: &[i64], masks: Option<&Masks>, ope
         x_BCHW,
         &Routing::Train {
             groups: &groups,
-            noise_GM: &(chance_GM - threshold),
+            noise_GM: &(chance_GM - threshold_G1),
             tau: 1.0,
             open,
             masks,

@@ -110,6 +110,7 @@ mod tests {
             hidden: 8,
             keep_init: 0.9,
             threshold: 0.0,
+            threshold_shared: None,
         };
         Cost::new(&dims(), Some(&gate))
     }

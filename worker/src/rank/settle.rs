@@ -18,6 +18,8 @@ const CALIBRATED: usize = 10_000;
 /// A gate whose margins over all samples differ by no more than this, relative to their size, is a constant:
 /// the rest is how a device rounds.
 const SAME: f32 = 1e-5;
+/// Images that decide together when shared mode is settled: in the middle of the batches that are reported.
+const TOGETHER: usize = 32;
 /// Logits by which a gate that sees no input is moved out of the threshold's way.
 const ASIDE: f64 = 64.0;
 
@@ -34,6 +36,19 @@ pub(super) fn settle(
     model: &mut Vit,
     cost: &Cost,
 ) -> Result<Calibration, TrainError> {
+    let alone = settle_alone(prepared, model, cost)?;
+    if model.config().gate.map(|gate| gate.decide) == Some(DecideBy::Input) {
+        settle_together(prepared, model, cost)?;
+    }
+    Ok(alone)
+}
+
+/// Per-sample mode.
+fn settle_alone(
+    prepared: &Prepared,
+    model: &mut Vit,
+    cost: &Cost,
+) -> Result<Calibration, TrainError> {
     let target = prepared.job.compress.target;
     let decide = model.config().gate.map(|gate| gate.decide);
     if decide == Some(DecideBy::Constant) {
@@ -43,7 +58,7 @@ pub(super) fn settle(
     if found.meets(target) {
         return Ok(found);
     }
-    let fixed = constants(model, &look(prepared, model)?);
+    let fixed = constants(model, &look(prepared, model, Mode::PerSample)?);
     let Some(before) = set_aside(model, &fixed, cost, target, found.threshold) else {
         return Ok(found);
     };
@@ -56,6 +71,26 @@ pub(super) fn settle(
     }
     model.set_threshold(found.threshold);
     Ok(found)
+}
+
+/// Shared mode: a threshold of its own, found on batches of [`TOGETHER`], if that brings MACs nearer to the target.
+///
+/// The means of batches lie closer together than the margins of samples, so where few samples are far from the
+/// others, as in gates that hardly look, the two modes meet the target at different thresholds.
+fn settle_together(prepared: &Prepared, model: &mut Vit, cost: &Cost) -> Result<(), TrainError> {
+    let target = prepared.job.compress.target;
+    let alone = model.config().gate.map_or(0.0, |gate| gate.threshold);
+    let mut first = None;
+    let found = calibrate(alone, target, |threshold| {
+        model.set_thresholds(alone, Some(threshold));
+        let measured = look(prepared, model, Mode::Shared(TOGETHER))?;
+        let seen = as_look(model, cost, &measured);
+        first.get_or_insert(seen.ratio);
+        Ok::<_, TrainError>(seen)
+    })?;
+    let same = first.is_none_or(|first| (first - target).abs() <= (found.ratio - target).abs());
+    model.set_thresholds(alone, (!same).then_some(found.threshold));
+    Ok(())
 }
 
 /// Opens and closes constant gates by the likeliest pattern that meets the target.
@@ -151,17 +186,17 @@ fn threshold(prepared: &Prepared, model: &mut Vit, cost: &Cost) -> Result<Calibr
     let start = model.config().gate.map_or(0.0, |gate| gate.threshold);
     let found = calibrate(start, prepared.job.compress.target, |threshold| {
         model.set_threshold(threshold);
-        let measured = look(prepared, model)?;
+        let measured = look(prepared, model, Mode::PerSample)?;
         Ok::<_, TrainError>(as_look(model, cost, &measured))
     })?;
     model.set_threshold(found.threshold);
     Ok(found)
 }
 
-fn look(prepared: &Prepared, model: &Vit) -> Result<Measured, TrainError> {
+fn look(prepared: &Prepared, model: &Vit, mode: Mode<'_>) -> Result<Measured, TrainError> {
     let calibration = &prepared.splits.calibration;
     let mut measured =
-        measure(model, calibration, CALIBRATED, &[Mode::PerSample]).map_err(TrainError::Data)?;
+        measure(model, calibration, CALIBRATED, &[mode]).map_err(TrainError::Data)?;
     measured
         .pop()
         .ok_or_else(|| TrainError::Machine("one mode gave no result".to_owned()))

@@ -60,7 +60,10 @@ pub(crate) fn kept() -> [Kept; 5] {
             config: config(
                 t2t,
                 [(3, 16), (1, 32), (2, 24)],
-                Some(gate(GateInput::Cls, Average::Logits, 0.0)),
+                Some(GateConfig {
+                    threshold_shared: Some(2.0),
+                    ..gate(GateInput::Cls, Average::Logits, 0.0)
+                }),
             ),
         },
         Kept {
@@ -134,6 +137,7 @@ fn gate(input: GateInput, average: Average, threshold: f64) -> GateConfig {
         hidden: 6,
         keep_init: 0.6,
         threshold,
+        threshold_shared: None,
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn gates(input: GateInput, average: Average) -> GateConfig {
         hidden: 8,
         keep_init: 0.6,
         threshold: 0.0,
+        threshold_shared: None,
     }
 }
 
