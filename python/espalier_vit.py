@@ -145,17 +145,26 @@ def residual(x_BND: Tensor, keep_B: Tensor, module) -> Tensor:
 
 
 class Gate(nn.Module):
-    """A token -> LayerNorm -> Linear -> GELU -> Linear -> scores of (skip, keep)."""
+    """A token -> LayerNorm -> Linear -> GELU -> Linear -> scores of (skip, keep), or these two alone."""
 
     def __init__(self, gate: dict, width: int) -> None:
         super().__init__()
         self.input, self.average, self.threshold = gate["input"], gate["average"], gate["threshold"]
+        # Of several samples that decide together.
+        self.threshold_shared = gate.get("threshold_shared", self.threshold)
+        self.constant = decides(gate) == "constant"
+        if self.constant:
+            self.logits = nn.Parameter(torch.zeros(2))
+            return
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.fc1 = nn.Linear(width, gate["hidden"])
         self.fc2 = nn.Linear(gate["hidden"], 2)
 
     def forward(self, x_BND: Tensor, shared: bool) -> Tensor:
         """Whether the module runs, bool [B]: keep minus skip above the threshold."""
+        threshold = self.threshold_shared if shared and len(x_BND) > 1 else self.threshold
+        if self.constant:
+            return (self.logits[1] - self.logits[0] > threshold).expand(len(x_BND))
         token_BD = x_BND[:, 0] if self.input == "cls" else x_BND.mean(dim=1)
         z_B2 = self.fc2(F.gelu(self.fc1(self.norm(token_BD))))
         margin_B = z_B2[:, 1] - z_B2[:, 0]
@@ -163,7 +172,7 @@ class Gate(nn.Module):
             margin_B = margin_B.mean().expand(len(x_BND))
         elif shared:
             margin_B = margin_B.sigmoid().mean().logit(eps=1e-6).expand(len(x_BND))
-        return margin_B > self.threshold
+        return margin_B > threshold
 
 
 class Attention(nn.Module):
@@ -270,11 +279,18 @@ PLAIN = {
     "norm_eps": 1e-6,
 }
 GATE_INPUTS, GATE_AVERAGES = ("cls", "mean"), ("logits", "probability")
+# Not "random", a baseline that only `espalier eval` repeats.
+GATE_DECIDES = ("input", "constant")
 
 
 def architecture(config: dict) -> dict:
     """`dims.architecture` with what it leaves out."""
     return PLAIN | config["dims"].get("architecture", {})
+
+
+def decides(gate: dict) -> str:
+    """What decides, by the input where a file does not say."""
+    return gate.get("decide", "input")
 
 
 def check(config: dict) -> None:
@@ -288,7 +304,7 @@ def check(config: dict) -> None:
             | {"architecture"},
         ),
         "dims.architecture": (architecture(config), set(PLAIN)),
-        "gate": (gate or {}, {"input", "average", "hidden", "keep_init", "threshold"}),
+        "gate": (gate or {}, {"decide", "input", "average", "hidden", "keep_init", "threshold", "threshold_shared"}),
     }
     for where, (found, fields) in known.items():
         if unknown := sorted(set(found) - fields):
@@ -297,6 +313,7 @@ def check(config: dict) -> None:
     choices = [(f"dims.architecture.{name}", architecture(config)[name], of) for name, of in choices]
     choices.append(("dims.architecture.qk_scale", architecture(config)["qk_scale"], ("head", "width")))
     if gate:
+        choices += [("gate.decide", decides(gate), GATE_DECIDES)]
         choices += [("gate.input", gate["input"], GATE_INPUTS)]
         choices += [("gate.average", gate["average"], GATE_AVERAGES)]
     for field, value, of in choices:

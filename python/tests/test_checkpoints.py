@@ -90,6 +90,7 @@ class Loaders(unittest.TestCase):
         config = json.loads((folder / "config.json").read_text())
         later = {
             "does not know registers": config | {"registers": 4},
+            "gate.decide": config | {"gate": config["gate"] | {"decide": "random"}},
             "gate.input": config | {"gate": config["gate"] | {"input": "tokens"}},
             "dims.architecture: ": config
             | {"dims": config["dims"] | {"architecture": {"rope": True}}},

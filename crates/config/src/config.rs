@@ -1,4 +1,4 @@
-use espalier_job::{Average, Gate, GateInput};
+use espalier_job::{Average, DecideBy, Gate, GateInput};
 use serde::{Deserialize, Serialize};
 
 use crate::Dims;
@@ -33,7 +33,7 @@ pub struct Structure {
 pub struct BlockStructure {
     /// h: heads of the MHSA; 0 when the module is dropped.
     pub heads: i64,
-    /// n: neurons of the FFN; 0 when the module is dropped.
+    /// n: neurons of the FFN, at least 8; 0 when the module is dropped.
     pub neurons: i64,
 }
 
@@ -41,17 +41,27 @@ pub struct BlockStructure {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateConfig {
-    /// What a gate looks at.
+    /// What decides; the input, where a file does not say.
+    #[serde(default)]
+    pub decide: DecideBy,
+    /// What a gate looks at, if it decides by the input.
     pub input: GateInput,
-    /// What is averaged over a group.
+    /// What is averaged over a group, if it decides by the input.
     pub average: Average,
-    /// Width of the gate's hidden layer.
+    /// Width of the hidden layer of a gate that decides by the input.
     pub hidden: i64,
     /// P(keep) at the start of training, in (0, 1).
     pub keep_init: f64,
     /// At evaluation a module runs when the group's zbar_keep - zbar_skip is above this. Training
     /// decides around 0; the threshold is calibrated afterwards so that hard MACs meet the target. [ours]
+    ///
+    /// Where chance decides, a draw of the standard logistic distribution takes the margin's place, so
+    /// that P(keep) = 1 / (1 + exp(threshold)).
     pub threshold: f64,
+    /// The threshold of several samples that decide together, in shared mode; where there is none, the
+    /// other. The mean of a batch moves whole modules at once, so it meets the target elsewhere. [ours]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold_shared: Option<f64>,
 }
 
 /// Why a configuration describes no model.
@@ -81,11 +91,21 @@ impl GateConfig {
     /// The gates a job asks for in a model of width `dims.width`.
     pub fn from_job(gate: &Gate, dims: &Dims) -> Self {
         Self {
+            decide: gate.decide,
             input: gate.input,
             average: gate.average,
             hidden: ((gate.hidden_ratio * dims.width as f64).round() as i64).max(1),
             keep_init: gate.keep_init,
             threshold: 0.0,
+            threshold_shared: None,
+        }
+    }
+
+    /// The threshold of a group of `samples` at evaluation.
+    pub fn threshold_of(&self, samples: i64) -> f64 {
+        match self.threshold_shared {
+            Some(shared) if samples > 1 => shared,
+            _ => self.threshold,
         }
     }
 }
@@ -189,14 +209,19 @@ impl Config {
         })?;
         for (l, block) in blocks.iter().enumerate() {
             let fields = [
-                ("heads", block.heads, self.dims.heads),
-                ("neurons", block.neurons, self.dims.ffn),
+                ("heads", block.heads, 1, self.dims.heads),
+                (
+                    "neurons",
+                    block.neurons,
+                    LEAST_NEURONS.min(self.dims.ffn),
+                    self.dims.ffn,
+                ),
             ];
-            for (name, value, most) in fields {
-                require((0..=most).contains(&value), || {
+            for (name, value, least, most) in fields {
+                require(value == 0 || (least..=most).contains(&value), || {
                     (
                         format!("structure.blocks[{l}].{name}"),
-                        format!("{value} is not within 0..={most}"),
+                        format!("{value} is neither 0, dropped, nor within {least}..={most}"),
                     )
                 })?;
             }
@@ -220,9 +245,16 @@ impl Config {
                 format!("{} is not between 0 and 1", gate.keep_init),
             )
         })?;
-        require(gate.threshold.is_finite(), || {
-            ("gate.threshold".to_owned(), "is not finite".to_owned())
-        })
+        let thresholds = [
+            ("threshold", Some(gate.threshold)),
+            ("threshold_shared", gate.threshold_shared),
+        ];
+        for (name, threshold) in thresholds {
+            require(threshold.is_none_or(f64::is_finite), || {
+                (format!("gate.{name}"), "is not finite".to_owned())
+            })?;
+        }
+        Ok(())
     }
 
     fn check_pixels(&self) -> Result<(), ConfigError> {
@@ -245,6 +277,10 @@ impl Config {
     }
 }
 
+/// Neurons that a kept FFN has at least: below that it is no module but a trace of one, and no hardware is
+/// faster for it.
+const LEAST_NEURONS: i64 = 8;
+
 /// Far above any real model, and small enough that products of three cannot overflow.
 const LARGEST: i64 = 1 << 20;
 
@@ -254,4 +290,42 @@ fn require(holds: bool, problem: impl FnOnce() -> (String, String)) -> Result<()
     }
     let (field, reason) = problem();
     Err(ConfigError { field, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use espalier_job::Architecture;
+
+    use super::*;
+
+    #[test]
+    fn a_kept_module_has_a_head_or_eight_neurons() {
+        let dims = Dims {
+            image_size: 8,
+            patch_size: 4,
+            channels: 1,
+            classes: 2,
+            width: 8,
+            depth: 1,
+            heads: 2,
+            ffn: 16,
+            architecture: Architecture::default(),
+        };
+        let mut config = Config::dense(dims, vec![0.5], vec![0.5]);
+        let mut told = |heads, neurons| {
+            config.structure.blocks[0] = BlockStructure { heads, neurons };
+            config.check().map_err(|error| error.to_string())
+        };
+        for good in [(0, 0), (1, 8), (2, 12), (0, 16)] {
+            assert_eq!(told(good.0, good.1), Ok(()));
+        }
+        assert_eq!(
+            told(1, 7).unwrap_err(),
+            "structure.blocks[0].neurons: 7 is neither 0, dropped, nor within 8..=16"
+        );
+        assert_eq!(
+            told(3, 8).unwrap_err(),
+            "structure.blocks[0].heads: 3 is neither 0, dropped, nor within 1..=2"
+        );
+    }
 }

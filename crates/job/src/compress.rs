@@ -1,22 +1,26 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Gate;
+
 /// What is pruned, what is gated, and to which budget.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Compress {
-    /// Which of the two parts are trained.
+    /// Which of the two parts are trained, and in which order.
     pub mode: Mode,
     /// F_t: total MACs of the finished model over those of the dense model, in (0, 1].
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub target: f64,
     /// F_s: MACs of the finished model with every gate open over those of the dense model, in
-    /// [target, 1]. Memory follows it. Without it only the total is held.
+    /// [target, 1]. Memory follows it. Without it only the total is held; sequential mode needs it.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub static_target: Option<f64>,
     /// Weight of the resource loss. [paper: 100]
     #[schemars(extend("minimum" = 0))]
     pub gamma: f64,
+    /// Form of the resource loss in r, how far the MACs ratio is above its target. [inferred: square]
+    pub resource: ResourceForm,
     /// The search stage: weights, alpha and gates together, budget in expectation.
     pub search: Search,
     /// The tune stage: the sliced model and its gates, hard structure.
@@ -30,19 +34,63 @@ pub struct Compress {
     pub grouping: Vec<Grouping>,
 }
 
-/// Which of the two parts are trained.
+/// Which of the two parts are trained, and in which order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Pruning and gates, jointly. [paper]
     #[default]
     Unified,
+    /// Pruning first, to static_target; gates are put in after it and trained in the tune stage.
+    Sequential,
     /// Pruning alone: no gates.
     Static,
     /// Gates alone: nothing is pruned.
     Dynamic,
     /// Neither: the dense model, as a baseline.
     Dense,
+}
+
+impl Mode {
+    /// Whether the search stage chooses what is removed for good.
+    pub fn prunes(self) -> bool {
+        matches!(self, Self::Unified | Self::Sequential | Self::Static)
+    }
+
+    /// Whether the finished model has gates.
+    pub fn gates(self) -> bool {
+        matches!(self, Self::Unified | Self::Sequential | Self::Dynamic)
+    }
+
+    /// Whether the gates are there from the first step, not only in the tune stage.
+    pub fn gates_in_search(self) -> bool {
+        self.gates() && self != Self::Sequential
+    }
+}
+
+/// Form of the resource loss in r, how far the MACs ratio is above its target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResourceForm {
+    /// r^2: gentle near the target.
+    #[default]
+    Square,
+    /// |r|: pulls as hard however near, so it wants a smaller gamma.
+    Abs,
+    /// max(r, 0): as abs, and nothing is asked below the target.
+    Hinge,
+}
+
+/// What ranks heads and neurons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Importance {
+    /// The L2 norm of the weights that read them.
+    #[default]
+    Norm,
+    /// First-order Taylor: |sum of weight times gradient| over the weights that read them, summed over the
+    /// steps since the last ranking; the norm before there are any. [ours]
+    Taylor,
 }
 
 /// The search stage. [paper]
@@ -59,6 +107,8 @@ pub struct Search {
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub warmup: f64,
     /// Share of the stage, after the warm-up, over which the target falls from 1 to its value, in [0, 1].
+    /// In sequential mode also the share of the tune stage over which it falls from static_target to
+    /// target.
     #[schemars(extend("minimum" = 0, "maximum" = 1))]
     pub ramp: f64,
 }
@@ -96,6 +146,8 @@ pub struct Static {
     pub tau_end: f64,
     /// Sample hard choices and pass the gradient straight through. [inferred]
     pub straight_through: bool,
+    /// What ranks heads and neurons. [inferred, from UVC: norm]
+    pub importance: Importance,
     /// Steps between two rankings of heads and neurons by importance. [inferred]
     #[schemars(range(min = 1, max = 1000000000))]
     pub rank_interval: u64,
@@ -105,53 +157,6 @@ pub struct Static {
     /// Learning rate of alpha over that of the weights.
     #[schemars(extend("minimum" = 0, "maximum" = 10000))]
     pub lr_scale: f64,
-}
-
-/// The gates: one for MHSA and one for FFN in each block.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Gate {
-    /// What a gate looks at. [inferred]
-    pub input: GateInput,
-    /// What is averaged over a group. [inferred]
-    pub average: Average,
-    /// Width of the gate's hidden layer over D. [inferred: 1/8]
-    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 4))]
-    pub hidden_ratio: f64,
-    /// Probability of keeping at the start, in (0.5, 1). [inferred: 0.95]
-    #[schemars(extend("exclusiveMinimum" = 0.5, "exclusiveMaximum" = 1))]
-    pub keep_init: f64,
-    /// Gumbel-softmax temperature at the start of the search. [paper: 0.5, falling]
-    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 100))]
-    pub tau_start: f64,
-    /// Gumbel-softmax temperature at the end of the tune stage.
-    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 100))]
-    pub tau_end: f64,
-    /// Learning rate of the gates over that of the weights.
-    #[schemars(extend("minimum" = 0, "maximum" = 10000))]
-    pub lr_scale: f64,
-}
-
-/// What a gate looks at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum GateInput {
-    /// The CLS token of the block's input.
-    #[default]
-    Cls,
-    /// The mean over the tokens of the block's input.
-    Mean,
-}
-
-/// What is averaged over a group.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Average {
-    /// The samples' logits.
-    #[default]
-    Logits,
-    /// The samples' probabilities.
-    Probability,
 }
 
 /// A grouping policy and its share of the micro-batches.
@@ -198,6 +203,7 @@ impl Default for Compress {
             target: 0.5,
             static_target: None,
             gamma: 100.0,
+            resource: ResourceForm::default(),
             search: Search::default(),
             tune: Tune::default(),
             static_part: Static::default(),
@@ -231,23 +237,10 @@ impl Default for Static {
             tau_start: 0.5,
             tau_end: 0.1,
             straight_through: false,
+            importance: Importance::default(),
             rank_interval: 50,
             keep_init: 0.95,
             lr_scale: 10.0,
-        }
-    }
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self {
-            input: GateInput::default(),
-            average: Average::default(),
-            hidden_ratio: 0.125,
-            keep_init: 0.95,
-            tau_start: 0.5,
-            tau_end: 0.1,
-            lr_scale: 4.0,
         }
     }
 }

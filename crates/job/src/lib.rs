@@ -13,6 +13,7 @@ mod compress;
 mod data;
 mod dims;
 mod document;
+mod gate;
 mod model;
 mod names;
 mod paths;
@@ -31,10 +32,11 @@ mod train;
 
 pub use architecture::{Architecture, Distilled, QkScale, Stem};
 pub use compress::{
-    Average, Compress, Gate, GateInput, Grouping, GroupingPolicy, Mode, Search, Static, Tune,
+    Compress, Grouping, GroupingPolicy, Importance, Mode, ResourceForm, Search, Static, Tune,
 };
 pub use data::{Augment, Data, DataFormat};
 pub use dims::Dims;
+pub use gate::{Average, DecideBy, Gate, GateInput};
 pub use model::{Init, Model};
 pub use names::{valid_name, valid_reference};
 pub use preset::Preset;

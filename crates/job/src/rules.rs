@@ -2,8 +2,8 @@
 
 use crate::sections::Sections;
 use crate::{
-    Compress, Data, Grouping, GroupingPolicy, Init, Mode, Model, Problems, Publish, Resources,
-    Train, valid_name, valid_reference,
+    Compress, Data, DecideBy, Grouping, GroupingPolicy, Init, Mode, Model, Problems, Publish,
+    Resources, Train, valid_name, valid_reference,
 };
 
 /// Adds the problems of the sections that could be read.
@@ -27,7 +27,7 @@ pub(crate) fn check(sections: &Sections, problems: &mut Problems) {
         resources(part, problems);
     }
     if let Some(part) = &sections.publish {
-        publish(part, problems);
+        publish(part, sections.compress.as_ref(), problems);
     }
 }
 
@@ -93,6 +93,11 @@ fn compress(compress: &Compress, model: Option<&Model>, problems: &mut Problems)
             format!("{share} is less than compress.target = {target}: the part that stays in memory cannot be smaller than the part that runs")
         });
     }
+    let gate = &compress.gate;
+    let informed = gate.information == 0.0 || gate.decide == DecideBy::Input;
+    problems.require(informed, "compress.gate.information", || {
+        "only gates that decide by their input can tell of it: leave it out, or set compress.gate.decide to `input`".to_owned()
+    });
     stages(compress, problems);
     let Compress {
         grouping,
@@ -144,10 +149,18 @@ fn stages(compress: &Compress, problems: &mut Problems) {
     problems.require(!all_empty, "compress", || {
         "no stage has a length: give search or tune their epochs or steps".to_owned()
     });
-    let prunes = matches!(mode, Mode::Unified | Mode::Static);
-    problems.require(all_empty || !prunes || !empty(stages[0]), "compress.search", || {
+    problems.require(all_empty || !mode.prunes() || !empty(stages[0]), "compress.search", || {
         "without a length nothing is searched, so nothing can be pruned: give epochs or steps, or another compress.mode".to_owned()
     });
+    let sequential = *mode == Mode::Sequential;
+    problems.require(all_empty || !sequential || !empty(stages[1]), "compress.tune", || {
+        "without a length the gates that are put in after the search are never trained: give epochs or steps, or another compress.mode".to_owned()
+    });
+    problems.require(
+        !sequential || compress.static_target.is_some(),
+        "compress.static_target",
+        || "missing: sequential mode prunes to it before there are gates".to_owned(),
+    );
     let (warmup, ramp) = (search.warmup, search.ramp);
     problems.require(warmup + ramp <= 1.0, "compress.search.ramp", || {
         format!(
@@ -198,9 +211,14 @@ fn resources(resources: &Resources, problems: &mut Problems) {
     });
 }
 
-fn publish(publish: &Publish, problems: &mut Problems) {
+fn publish(publish: &Publish, compress: Option<&Compress>, problems: &mut Problems) {
     name("publish.name", &publish.name, problems);
     name("publish.alias", &publish.alias, problems);
+    let random = compress
+        .is_some_and(|compress| compress.mode.gates() && compress.gate.decide == DecideBy::Random);
+    problems.require(!random || !publish.onnx, "publish.onnx", || {
+        "gates that decide at random (compress.gate.decide) are a baseline that ONNX cannot express: set it to false".to_owned()
+    });
 }
 
 fn filled(path: &str, text: &str, problems: &mut Problems) {

@@ -227,6 +227,26 @@ fn one_change_gives_one_problem() {
             "compress.search: without a length nothing is searched, so nothing can be pruned: give epochs or steps, or another compress.mode (line 21)",
         ),
         (
+            "target = 0.5\nstatic_target = 0.75\n",
+            "target = 0.5\nmode = \"sequential\"\n",
+            "compress.static_target: missing: sequential mode prunes to it before there are gates (line 21)",
+        ),
+        (
+            "search = { epochs = 2 }\ntune = { steps = 100 }\n",
+            "mode = \"sequential\"\nsearch = { epochs = 2 }\n",
+            "compress.tune: without a length the gates that are put in after the search are never trained: give epochs or steps, or another compress.mode (line 21)",
+        ),
+        (
+            "target = 0.5\n",
+            "target = 0.5\ngate = { decide = \"random\" }\n",
+            "publish.onnx: gates that decide at random (compress.gate.decide) are a baseline that ONNX cannot express: set it to false (line 37)",
+        ),
+        (
+            "target = 0.5\n",
+            "target = 0.5\ngate = { decide = \"constant\", information = 0.1 }\n",
+            "compress.gate.information: only gates that decide by their input can tell of it: leave it out, or set compress.gate.decide to `input` (line 23)",
+        ),
+        (
             "search = { epochs = 2 }",
             "search = { epochs = 2, warmup = 0.7 }",
             "compress.search.ramp: 0.4 after a warmup of 0.7 goes beyond the end of the stage: at most 1 together (line 24)",

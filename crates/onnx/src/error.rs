@@ -27,6 +27,11 @@ pub enum ExportError {
     /// `config.json` describes no model.
     #[error("config.json: {0}")]
     Config(#[from] ConfigError),
+    /// Chance decides which modules run: a baseline for evaluation, without a graph.
+    #[error(
+        "config.json: gate.decide: random gates are a baseline that ONNX cannot express; evaluate it with `espalier eval`"
+    )]
+    Random,
     /// The weights are not a safetensors file, or a damaged one.
     #[error("model.safetensors: not a whole safetensors file: {0}")]
     Format(#[from] safetensors::SafeTensorError),

@@ -1,5 +1,5 @@
 use espalier_config::GateConfig;
-use espalier_job::{Average, GateInput};
+use espalier_job::{Average, DecideBy, GateInput};
 
 use crate::ExportError;
 use crate::graph::Value;
@@ -21,19 +21,39 @@ impl Exporter<'_> {
         x_BND: &Value<f32>,
     ) -> Result<Value<bool>, ExportError> {
         let GateConfig {
+            decide,
             input,
             average,
             hidden,
             keep_init: _,
             threshold,
+            threshold_shared,
         } = *gate;
         self.scope(name, |this| {
-            let margin_B = this.margin(input, hidden, x_BND)?;
-            let margin = match this.decide {
-                Decide::Shared => this.batch_margin(average, &margin_B),
-                Decide::PerSample => margin_B,
+            let margin = match (decide, this.decide) {
+                (DecideBy::Input, Decide::Shared) => {
+                    let margin_B = this.margin(input, hidden, x_BND)?;
+                    this.batch_margin(average, &margin_B)
+                }
+                (DecideBy::Input, Decide::PerSample) => this.margin(input, hidden, x_BND)?,
+                (DecideBy::Constant, Decide::Shared) => this.constant_margin()?,
+                (DecideBy::Constant, Decide::PerSample) => {
+                    let margin = this.constant_margin()?;
+                    let margin = this.graph.reshape(&margin, &[1, 1]);
+                    let batch_1 = this.graph.batch_by_ones(x_BND, 2);
+                    let margin_B1 = this.graph.expand(&margin, &batch_1);
+                    this.graph.reshape(&margin_B1, &[-1])
+                }
+                (DecideBy::Random, _) => return Err(ExportError::Random),
             };
-            let threshold = this.graph.scalar(threshold as f32);
+            let alone = this.graph.scalar(threshold as f32);
+            let threshold = match (this.decide, threshold_shared) {
+                (Decide::Shared, Some(shared)) => {
+                    let shared = this.graph.scalar(shared as f32);
+                    this.graph.by_batch(x_BND, &alone, &shared)
+                }
+                _ => alone,
+            };
             Ok(this.graph.greater(&margin, &threshold))
         })
     }
@@ -59,6 +79,16 @@ impl Exporter<'_> {
             self.graph.select(&z_B2, 1, 1),
         );
         Ok(self.graph.sub(&keep_B, &skip_B))
+    }
+
+    /// z_keep - z_skip of a gate that sees no input: [].
+    fn constant_margin(&mut self) -> Result<Value<f32>, ExportError> {
+        let logits_2 = self.parameter("logits", &[2])?;
+        let (skip, keep) = (
+            self.graph.select(&logits_2, 0, 0),
+            self.graph.select(&logits_2, 0, 1),
+        );
+        Ok(self.graph.sub(&keep, &skip))
     }
 
     /// zbar_keep - zbar_skip of the batch: [B] -> [].

@@ -162,6 +162,21 @@ impl Builder {
         self.concat(&[&batch, &ones], 0)
     }
 
+    /// `one` where `x` has one sample, else `several`: [] each.
+    pub(crate) fn by_batch(
+        &mut self,
+        x: &Value<f32>,
+        one: &Value<f32>,
+        several: &Value<f32>,
+    ) -> Value<f32> {
+        let batch = self.batch_by_ones(x, 2);
+        let ones = self.vector(&[1, 1]);
+        let alone: Value<bool> = self.node("Equal", &[batch.name(), ones.name()], vec![]);
+        let inputs = [alone.name(), one.name(), several.name()];
+        let chosen: Value<f32> = self.node("Where", &inputs, vec![]);
+        self.select(&chosen, 0, 0)
+    }
+
     pub(crate) fn scalar(&mut self, value: f32) -> Value<f32> {
         let name = format!("constant.f32.{value}");
         self.initializer(name, &[], value.to_le_bytes().to_vec())

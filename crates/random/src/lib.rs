@@ -34,6 +34,8 @@ pub enum Stream {
     Calibration = 8,
     /// Permutation of gate patterns over samples, the shuffled-gates control: (0, 0).
     ShuffledGates = 9,
+    /// Gates that decide by chance at evaluation, seeded by the images that decide: (0, 0).
+    Chance = 10,
 }
 
 /// The generator for (`seed`, `stream`, `a`, `b`).
@@ -53,6 +55,15 @@ pub fn gumbel(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
     let standard =
         Gumbel::<f32>::new(0.0, 1.0).unwrap_or_else(|_| unreachable!("scale 1 is valid"));
     standard.sample_iter(rng).take(count).collect()
+}
+
+/// `count` draws of the standard logistic distribution, each the difference of two Gumbel draws.
+pub fn logistic(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
+    let pairs = gumbel(rng, 2 * count);
+    pairs
+        .chunks_exact(2)
+        .map(|pair| pair[1] - pair[0])
+        .collect()
 }
 
 #[cfg(test)]
@@ -84,6 +95,16 @@ mod tests {
     }
 
     const PINNED: [u32; 3] = [877_253_213, 7_986_792, 4_052_341_598];
+
+    #[test]
+    fn logistic_has_its_quantiles() {
+        let draws = logistic(&mut rng(0, Stream::Chance, 0, 0), 100_000);
+        for threshold in [-2.0_f32, 0.0, 1.0] {
+            let above = draws.iter().filter(|&&draw| draw > threshold).count() as f64 / 1e5;
+            let expected = 1.0 / (1.0 + f64::from(threshold).exp());
+            assert!((above - expected).abs() < 0.006, "{threshold}: {above}");
+        }
+    }
 
     #[test]
     fn gumbel_has_its_mean_and_variance() {

@@ -3,6 +3,7 @@ use std::ops::RangeInclusive;
 use self::knapsack::Knapsack;
 use crate::{BlockStructure, Cost, Structure};
 
+mod joint;
 mod knapsack;
 
 /// What the search says about the sizes of every module.
@@ -26,6 +27,8 @@ pub struct Candidate {
 pub struct Choice {
     /// The structure.
     pub structure: Structure,
+    /// Its log-probability, up to what all structures have in common.
+    pub score: f64,
     /// Its MACs with every gate open, over those of the dense model.
     pub static_ratio: f64,
     /// Whether `static_ratio` is within the budget.
@@ -45,20 +48,40 @@ impl Probabilities {
     /// Where no structure is in the budget, the largest below it, else the smallest of all;
     /// `within_budget` says so.
     pub fn within(&self, cost: &Cost, budget: RangeInclusive<f64>) -> Choice {
-        let ratio = |chosen: &[usize]| cost.static_macs(&self.structure(chosen)) / cost.dense();
         let arg_max = self.likeliest();
-        let chosen = if budget.contains(&ratio(&arg_max)) {
-            arg_max.clone()
-        } else {
-            Knapsack::fill(&self.modules, cost).take(&budget)
-        };
-        let static_ratio = ratio(&chosen);
+        if budget.contains(&self.ratio(cost, &arg_max)) {
+            return self.choice(cost, &arg_max, &budget);
+        }
+        self.choice(
+            cost,
+            &Knapsack::fill(&self.modules, cost).take(&budget),
+            &budget,
+        )
+    }
+
+    /// As [`Self::within`] for each of several budgets, but never the arg max for its own sake. [ours]
+    pub fn within_each(&self, cost: &Cost, budgets: &[RangeInclusive<f64>]) -> Vec<Choice> {
+        let filled = Knapsack::fill(&self.modules, cost);
+        let budgets = budgets.iter();
+        budgets
+            .map(|budget| self.choice(cost, &filled.take(budget), budget))
+            .collect()
+    }
+
+    fn choice(&self, cost: &Cost, chosen: &[usize], budget: &RangeInclusive<f64>) -> Choice {
+        let static_ratio = self.ratio(cost, chosen);
+        let scores = self.modules.iter().zip(chosen);
         Choice {
-            structure: self.structure(&chosen),
+            structure: self.structure(chosen),
+            score: scores.map(|(candidates, &k)| candidates[k].score).sum(),
             static_ratio,
             within_budget: budget.contains(&static_ratio),
-            reason: self.reason(&arg_max, &chosen, ratio(&arg_max), static_ratio, &budget),
+            reason: self.reason(cost, chosen, budget),
         }
+    }
+
+    fn ratio(&self, cost: &Cost, chosen: &[usize]) -> f64 {
+        cost.static_macs(&self.structure(chosen)) / cost.dense()
     }
 
     /// Index of each module's likeliest candidate; of equals the largest.
@@ -92,19 +115,14 @@ impl Probabilities {
         modules.map(|(candidates, &k)| candidates[k].size)
     }
 
-    fn reason(
-        &self,
-        arg_max: &[usize],
-        chosen: &[usize],
-        first_ratio: f64,
-        ratio: f64,
-        budget: &RangeInclusive<f64>,
-    ) -> String {
+    fn reason(&self, cost: &Cost, chosen: &[usize], budget: &RangeInclusive<f64>) -> String {
+        let arg_max = self.likeliest();
+        let (first_ratio, ratio) = (self.ratio(cost, &arg_max), self.ratio(cost, chosen));
         let (least, most) = (budget.start(), budget.end());
         let start = format!("arg max has {first_ratio:.4} of the dense MACs");
         let range = format!("the budget is {least:.4} to {most:.4}");
         let changes: Vec<String> = self
-            .sizes(arg_max)
+            .sizes(&arg_max)
             .zip(self.sizes(chosen))
             .enumerate()
             .filter(|(_, (before, after))| before != after)

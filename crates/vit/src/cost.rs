@@ -1,3 +1,4 @@
+use espalier_job::DecideBy;
 use tch::{Device, Kind, Tensor};
 
 use crate::stem::Stem;
@@ -10,8 +11,9 @@ use crate::{Dims, GateConfig, Structure};
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
     dims: Dims,
-    /// Width of the gates' hidden layer; `None` without gates.
-    gate_hidden: Option<i64>,
+    /// What a gate takes: MACs for a sample, and parameters. None without gates.
+    gate_macs: i64,
+    gate_params: i64,
 }
 
 /// Sizes of all modules as tensors, so that the cost can be differentiated.
@@ -49,9 +51,20 @@ impl Sizes {
 impl Cost {
     /// The cost of models of these dimensions, with these gates before the modules that are there.
     pub fn new(dims: &Dims, gate: Option<&GateConfig>) -> Self {
+        let width = dims.width;
+        // An input's gate looks at one token: D r + 2 r for a hidden layer of r.
+        let (gate_macs, gate_params) = match gate.map(|gate| (gate.decide, gate.hidden)) {
+            Some((DecideBy::Input, hidden)) => (
+                width * hidden + 2 * hidden,
+                2 * width + linear(width, hidden) + linear(hidden, 2),
+            ),
+            Some((DecideBy::Constant, _)) => (0, 2),
+            Some((DecideBy::Random, _)) | None => (0, 0),
+        };
         Self {
             dims: *dims,
-            gate_hidden: gate.map(|gate| gate.hidden),
+            gate_macs,
+            gate_params,
         }
     }
 
@@ -67,10 +80,9 @@ impl Cost {
         2.0 * self.dims.tokens() as f64 * self.dims.width as f64 * neurons
     }
 
-    /// One gate, which looks at one token: D r + 2 r for a hidden layer of r. 0 without gates.
+    /// One gate. 0 without gates.
     pub fn gate(&self) -> f64 {
-        let hidden = self.gate_hidden.unwrap_or(0) as f64;
-        self.dims.width as f64 * hidden + 2.0 * hidden
+        self.gate_macs as f64
     }
 
     /// F_stem + F_head: embedding of the patches, and scores from the tokens that have a head.
@@ -110,6 +122,21 @@ impl Cost {
         self.fixed() + blocks.sum::<f64>()
     }
 
+    /// P(keep) of gates that let every module run equally often, at which F of expected `sizes` is
+    /// `target` times F_full; as near as a probability comes.
+    pub fn even_rate(&self, sizes: &Sizes, target: f64) -> f64 {
+        let at = |open: f64| {
+            let mean_M = Tensor::full([self.dims.modules()], open, (Kind::Double, Device::Cpu));
+            self.soft(sizes, &mean_M.to_device(sizes.heads_L.device()))
+                .double_value(&[])
+        };
+        let (closed, open) = (at(0.0), at(1.0));
+        if open <= closed {
+            return 1.0;
+        }
+        ((target * self.dense() - closed) / (open - closed)).clamp(0.0, 1.0)
+    }
+
     /// F of expected sizes and of the mean gates `mean_M`: a differentiable f64 scalar.
     ///
     /// A gate is there as far as its module is.
@@ -139,14 +166,10 @@ impl Cost {
     pub fn params(&self, structure: &Structure) -> i64 {
         let dims = &self.dims;
         let width = dims.width;
-        let linear = |inputs: i64, outputs: i64| inputs * outputs + outputs;
         let norm = 2 * width;
-        let gate = self
-            .gate_hidden
-            .map_or(0, |hidden| norm + linear(width, hidden) + linear(hidden, 2));
         let architecture = &dims.architecture;
         let scale = architecture.layer_scale.map_or(0, |_| width);
-        let around = norm + scale + gate;
+        let around = norm + scale + self.gate_params;
         let attn = |heads: i64| {
             let inner = heads * dims.head_dim();
             let qkv_bias = i64::from(architecture.qkv_bias) * 3 * inner;
@@ -169,4 +192,9 @@ impl Cost {
         let heads = dims.classifiers() * linear(width, dims.classes);
         Stem::params(dims) + blocks.sum::<i64>() + norm + heads
     }
+}
+
+/// Parameters of a linear layer with a bias.
+fn linear(inputs: i64, outputs: i64) -> i64 {
+    inputs * outputs + outputs
 }

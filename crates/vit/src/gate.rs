@@ -1,5 +1,5 @@
-use espalier_job::{Average, GateInput};
-use espalier_random::{Stream, gumbel, rng};
+use espalier_job::{Average, DecideBy, GateInput};
+use espalier_random::{Stream, logistic, rng};
 use tch::{Device, Kind, Tensor};
 
 use crate::groups::Groups;
@@ -8,46 +8,79 @@ use crate::layers::{INIT_STD, LayerNorm, Linear};
 use crate::param::{Collector, ParamKind};
 use crate::{Dims, GateConfig};
 
-/// The gate of one module: a token -> LayerNorm -> Linear -> GELU -> Linear -> (skip, keep).
-/// [inferred]
+/// The gate of one module: what decides whether it runs.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    norm: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
+    decider: Decider,
     config: GateConfig,
+}
+
+#[derive(Debug)]
+enum Decider {
+    /// A token -> LayerNorm -> Linear -> GELU -> Linear -> (skip, keep). [inferred]
+    Input {
+        norm: LayerNorm,
+        fc1: Linear,
+        fc2: Linear,
+    },
+    /// (skip, keep), learned, whatever the input: the control. [ours]
+    Constant { logits_2: Tensor },
+    /// Nothing is learned: the noise decides. [ours]
+    Random,
 }
 
 impl Gate {
     pub(crate) fn new(init: &mut Init, dims: &Dims, config: &GateConfig) -> Self {
         let log_odds = (config.keep_init / (1.0 - config.keep_init)).ln();
-        Self {
-            norm: LayerNorm::new(init, dims.width, NORM_EPS),
-            fc1: Linear::new(init, dims.width, config.hidden),
-            fc2: Linear {
-                weight_OI: init.trunc_normal(&[2, config.hidden], INIT_STD),
-                bias_O: Some(init.vector(&[-log_odds / 2.0, log_odds / 2.0])),
+        let logits = [-log_odds / 2.0, log_odds / 2.0];
+        let decider = match config.decide {
+            DecideBy::Input => Decider::Input {
+                norm: LayerNorm::new(init, dims.width, NORM_EPS),
+                fc1: Linear::new(init, dims.width, config.hidden),
+                fc2: Linear {
+                    weight_OI: init.trunc_normal(&[2, config.hidden], INIT_STD),
+                    bias_O: Some(init.vector(&logits)),
+                },
             },
+            DecideBy::Constant => Decider::Constant {
+                logits_2: init.vector(&logits),
+            },
+            DecideBy::Random => Decider::Random,
+        };
+        Self {
+            decider,
             config: *config,
         }
     }
 
     /// z_keep - z_skip of each sample, from the block's input: [B, N, D] -> [B].
     pub(crate) fn margin_B(&self, x_BND: &Tensor) -> Tensor {
-        let token_BD = match self.config.input {
-            GateInput::Cls => x_BND.select(1, 0),
-            GateInput::Mean => x_BND.mean_dim(1, false, None),
-        };
-        let hidden = self.fc1.forward(&self.norm.forward(&token_BD)).gelu("none");
-        let z_B2 = self.fc2.forward(&hidden);
-        z_B2.select(1, 1) - z_B2.select(1, 0)
+        let batch = x_BND.size()[0];
+        match &self.decider {
+            Decider::Input { norm, fc1, fc2 } => {
+                let token_BD = match self.config.input {
+                    GateInput::Cls => x_BND.select(1, 0),
+                    GateInput::Mean => x_BND.mean_dim(1, false, None),
+                };
+                let hidden = fc1.forward(&norm.forward(&token_BD)).gelu("none");
+                difference(&fc2.forward(&hidden))
+            }
+            Decider::Constant { logits_2 } => {
+                difference(&logits_2.unsqueeze(0)).expand([batch], false)
+            }
+            Decider::Random => Tensor::zeros([batch], (Kind::Float, x_BND.device())),
+        }
     }
 
     /// zbar_keep - zbar_skip of each group: [B] -> [G].
     pub(crate) fn margin_G(&self, margin_B: &Tensor, groups: &Groups) -> Tensor {
-        match self.config.average {
-            Average::Logits => groups.mean_G(margin_B),
-            Average::Probability => groups.mean_G(&margin_B.sigmoid()).logit(EPS_PROBABILITY),
+        match (&self.decider, self.config.average) {
+            (Decider::Input { .. }, Average::Logits) => groups.mean_G(margin_B),
+            (Decider::Input { .. }, Average::Probability) => {
+                groups.mean_G(&margin_B.sigmoid()).logit(EPS_PROBABILITY)
+            }
+            // All samples have the same, and a mean would round it.
+            _ => margin_B.narrow(0, 0, 1).expand([groups.count()], false),
         }
     }
 
@@ -56,24 +89,48 @@ impl Gate {
     /// softmax((zbar + g) / tau)[keep] of two choices is the sigmoid of the difference, so
     /// `noise_G` is the difference of the pair, g_keep - g_skip.
     pub(crate) fn sample_G(&self, margin_G: &Tensor, noise_G: &Tensor, tau: f64) -> Tensor {
-        straight_through(&((margin_G + noise_G) / tau).sigmoid())
+        let noisy_G = margin_G + noise_G;
+        let soft_G = (&noisy_G / tau).sigmoid();
+        // Exactly what [`Gate::keeps`] says where the noise is minus the threshold.
+        noisy_G.gt(0.0).to_kind(Kind::Float) + (&soft_G - soft_G.detach())
     }
 
-    /// Whether each margin is above the threshold: bool, the shape of `margin`.
-    pub(crate) fn keeps(&self, margin: &Tensor) -> Tensor {
-        margin.gt(self.config.threshold)
+    /// Whether each margin, of a group of `samples`, is above the threshold: bool, the shape of `margin`.
+    pub(crate) fn keeps(&self, margin: &Tensor, samples: i64) -> Tensor {
+        margin.gt(self.config.threshold_of(samples))
     }
 
-    pub(crate) fn set_threshold(&mut self, threshold: f64) {
-        self.config.threshold = threshold;
+    pub(crate) fn set_thresholds(&mut self, alone: f64, shared: Option<f64>) {
+        self.config.threshold = alone;
+        self.config.threshold_shared = shared;
+    }
+
+    /// (skip, keep) whatever the input: what the last layer adds, or all there is. None where chance decides.
+    pub(crate) fn logits_2(&self) -> Option<&Tensor> {
+        match &self.decider {
+            Decider::Input { fc2, .. } => fc2.bias_O.as_ref(),
+            Decider::Constant { logits_2 } => Some(logits_2),
+            Decider::Random => None,
+        }
     }
 
     pub(crate) fn collect(&self, into: &mut Collector) {
         let kinds = [ParamKind::Gate; 2];
-        into.scope("norm", |into| self.norm.collect(into, kinds));
-        into.scope("fc1", |into| self.fc1.collect(into, kinds));
-        into.scope("fc2", |into| self.fc2.collect(into, kinds));
+        match &self.decider {
+            Decider::Input { norm, fc1, fc2 } => {
+                into.scope("norm", |into| norm.collect(into, kinds));
+                into.scope("fc1", |into| fc1.collect(into, kinds));
+                into.scope("fc2", |into| fc2.collect(into, kinds));
+            }
+            Decider::Constant { logits_2 } => into.add("logits", logits_2, ParamKind::Gate),
+            Decider::Random => {}
+        }
     }
+}
+
+/// keep - skip: [.., 2] -> [..].
+fn difference(z_B2: &Tensor) -> Tensor {
+    z_B2.select(1, 1) - z_B2.select(1, 0)
 }
 
 /// Epsilon of the gates' norms, whatever that of the model.
@@ -81,11 +138,6 @@ const NORM_EPS: f64 = 1e-6;
 
 /// Keeps the logit of a mean probability finite when all samples of a group are certain.
 const EPS_PROBABILITY: f64 = 1e-6;
-
-/// The hard value of a soft two-way choice, with its gradient.
-fn straight_through(soft: &Tensor) -> Tensor {
-    soft.ge(0.5).to_kind(Kind::Float) + (soft - soft.detach())
-}
 
 /// g_keep - g_skip of each module's gate for each group of micro-batch `micro_batch` in `step`, [G, M].
 ///
@@ -100,11 +152,7 @@ pub fn noise(
     device: Device,
 ) -> Tensor {
     let mut rng = rng(seed, Stream::GateGumbel, step, micro_batch);
-    let pairs = gumbel(&mut rng, (2 * groups * modules) as usize);
-    let differences: Vec<f32> = pairs
-        .chunks_exact(2)
-        .map(|pair| pair[1] - pair[0])
-        .collect();
+    let differences = logistic(&mut rng, (groups * modules) as usize);
     Tensor::from_slice(&differences)
         .reshape([groups, modules])
         .to_device(device)

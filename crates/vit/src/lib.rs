@@ -34,6 +34,7 @@
 
 mod attention;
 mod block;
+mod chance;
 mod choice;
 mod cost;
 mod ffn;
@@ -41,6 +42,7 @@ mod gate;
 mod grouping;
 mod groups;
 mod import;
+mod information;
 mod init;
 mod layers;
 mod loss;
@@ -54,6 +56,7 @@ mod routing;
 mod search;
 mod slice;
 mod stem;
+mod taylor;
 mod vit;
 mod weights;
 
@@ -64,6 +67,7 @@ pub use gate::noise as gate_noise;
 pub use grouping::{Plan, plan};
 pub use groups::Groups;
 pub use import::{FileFormat, import};
+pub use information::{information_loss, information_sums};
 pub use loss::{cross_entropy_sum, distillation_sum};
 pub use masks::Masks;
 pub use mismatch::Mismatch;

@@ -79,12 +79,18 @@ fn order_of_columns(weight_OI: &Tensor, width: i64) -> Vec<i64> {
         .square()
         .reshape([weight_OI.size()[0], -1, width])
         .sum_dim_intlist([0, 2].as_slice(), false, Kind::Double);
-    let squares: Vec<f64> = squares
+    order(&squares)
+}
+
+/// Items by falling score; equals keep their order.
+pub(crate) fn order(scores: &Tensor) -> Vec<i64> {
+    let scores: Vec<f64> = scores
+        .to_kind(Kind::Double)
         .iter::<f64>()
         .unwrap_or_else(|error| panic!("a vector of f64 was just made: {error}"))
         .collect();
-    let mut order: Vec<i64> = (0..squares.len() as i64).collect();
-    order.sort_by(|&a, &b| squares[b as usize].total_cmp(&squares[a as usize]));
+    let mut order: Vec<i64> = (0..scores.len() as i64).collect();
+    order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]));
     order
 }
 

@@ -1,5 +1,8 @@
+use espalier_job::DecideBy;
 use tch::{Kind, Tensor};
 
+use crate::Config;
+use crate::chance::chance_GM;
 use crate::gate::Gate;
 use crate::groups::Groups;
 use crate::masks::Masks;
@@ -62,8 +65,12 @@ impl Route {
 pub(crate) struct Router<'a> {
     routing: &'a Routing<'a>,
     batch: i64,
+    /// What chance adds to the margins at evaluation, of the batch or of each sample: [1, M] or [B, M].
+    chance: Option<Tensor>,
     /// u of each module so far: [G] in training, [B] otherwise.
     columns: Vec<Tensor>,
+    /// The margin of each module so far, [B].
+    margins: Vec<Tensor>,
 }
 
 /// What a module has to decide with.
@@ -77,11 +84,25 @@ pub(crate) enum Decider<'a> {
 }
 
 impl<'a> Router<'a> {
-    pub(crate) fn new(routing: &'a Routing<'a>, batch: i64) -> Self {
+    /// For the images `x_BCHW` of a model of this configuration.
+    pub(crate) fn new(config: &Config, routing: &'a Routing<'a>, x_BCHW: &Tensor) -> Self {
+        let batch = x_BCHW.size()[0];
+        let by_chance = config
+            .gate
+            .is_some_and(|gate| gate.decide == DecideBy::Random);
+        let ids: Option<Vec<i64>> = match routing {
+            Routing::Shared => Some(vec![0; batch as usize]),
+            Routing::PerSample => Some((0..batch).collect()),
+            Routing::Train { .. } | Routing::Open | Routing::Forced(_) => None,
+        };
         Self {
             routing,
             batch,
+            chance: ids
+                .filter(|_| by_chance)
+                .map(|ids| chance_GM(config, x_BCHW, &ids)),
             columns: Vec::new(),
+            margins: Vec::new(),
         }
     }
 
@@ -94,42 +115,56 @@ impl<'a> Router<'a> {
 
     /// The route of the next module, from the block's input.
     pub(crate) fn next(&mut self, decider: &Decider<'_>, x_BND: &Tensor) -> Route {
-        let (route, column) = match decider {
-            Decider::Dropped => (Route::Skip, self.constant(x_BND, 0.0)),
-            Decider::Ungated => (Route::All, self.constant(x_BND, 1.0)),
+        let (route, column, margin_B) = match decider {
+            Decider::Dropped => self.certain(x_BND, false),
+            Decider::Ungated => self.certain(x_BND, true),
             Decider::Gated(gate) => self.decide(gate, x_BND),
         };
         self.columns.push(column);
+        self.margins.push(margin_B);
         route
     }
 
-    fn decide(&self, gate: &Gate, x_BND: &Tensor) -> (Route, Tensor) {
-        match self.routing {
-            Routing::Open | Routing::Train { open: true, .. } => {
-                (Route::All, self.constant(x_BND, 1.0))
-            }
-            Routing::Train {
-                groups,
-                noise_GM,
-                tau,
-                ..
-            } => {
-                let margin_G = gate.margin_G(&gate.margin_B(x_BND), groups);
-                let noise_G = noise_GM.select(1, self.columns.len() as i64);
-                let u_G = gate.sample_G(&margin_G, &noise_G, *tau);
-                (Route::Weighted(groups.spread_B(&u_G)), u_G)
-            }
-            Routing::Shared => {
-                let whole = Groups::whole(self.batch, x_BND.device());
-                let keep_1 = gate.keeps(&gate.margin_G(&gate.margin_B(x_BND), &whole));
-                self.of_samples(&keep_1.expand([self.batch], false))
-            }
-            Routing::PerSample => self.of_samples(&gate.keeps(&gate.margin_B(x_BND))),
-            Routing::Forced(decisions_BM) => {
-                let column_B = decisions_BM.select(1, self.columns.len() as i64);
-                self.of_samples(&column_B.gt(0.5).to_device(x_BND.device()))
-            }
+    fn decide(&self, gate: &Gate, x_BND: &Tensor) -> (Route, Tensor, Tensor) {
+        let module = self.columns.len() as i64;
+        if let Routing::Open | Routing::Train { open: true, .. } = self.routing {
+            return self.certain(x_BND, true);
         }
+        if let Routing::Forced(decisions_BM) = self.routing {
+            let column_B = decisions_BM.select(1, module);
+            let keep_B = column_B.gt(0.5).to_device(x_BND.device());
+            let (route, column) = self.of_samples(&keep_B);
+            return (
+                route,
+                column,
+                self.constant(self.batch, f64::INFINITY, x_BND),
+            );
+        }
+        let margin_B = gate.margin_B(x_BND);
+        let with_chance = |margin: Tensor| match &self.chance {
+            Some(noise) => margin + noise.select(1, module),
+            None => margin,
+        };
+        if let Routing::Train {
+            groups,
+            noise_GM,
+            tau,
+            ..
+        } = self.routing
+        {
+            let margin_G = gate.margin_G(&margin_B, groups);
+            let u_G = gate.sample_G(&margin_G, &noise_GM.select(1, module), *tau);
+            return (Route::Weighted(groups.spread_B(&u_G)), u_G, margin_B);
+        }
+        let (deciding, samples) = if let Routing::Shared = self.routing {
+            let whole = Groups::whole(self.batch, x_BND.device());
+            let margin_1 = with_chance(gate.margin_G(&margin_B, &whole));
+            (margin_1.expand([self.batch], false), self.batch)
+        } else {
+            (with_chance(margin_B), 1)
+        };
+        let (route, column) = self.of_samples(&gate.keeps(&deciding, samples));
+        (route, column, deciding)
     }
 
     /// The route of bools of the samples, [B].
@@ -146,23 +181,48 @@ impl<'a> Router<'a> {
         (route, keep_B.to_kind(Kind::Float))
     }
 
-    fn constant(&self, x_BND: &Tensor, value: f64) -> Tensor {
+    /// What is decided without a gate: the route, u and an infinite margin.
+    fn certain(&self, x_BND: &Tensor, keep: bool) -> (Route, Tensor, Tensor) {
         let rows = match self.routing {
             Routing::Train { groups, .. } => groups.count(),
             _ => self.batch,
         };
+        let (route, u, margin) = if keep {
+            (Route::All, 1.0, f64::INFINITY)
+        } else {
+            (Route::Skip, 0.0, f64::NEG_INFINITY)
+        };
+        let margin_B = self.constant(self.batch, margin, x_BND);
+        (route, self.constant(rows, u, x_BND), margin_B)
+    }
+
+    fn constant(&self, rows: i64, value: f64, x_BND: &Tensor) -> Tensor {
         Tensor::full([rows], value, (Kind::Float, x_BND.device()))
     }
 
-    /// (sum over samples of u, [M]; u of each sample, [B, M]).
-    pub(crate) fn finish(self) -> (Tensor, Tensor) {
+    pub(crate) fn finish(self) -> Routed {
         let u = Tensor::stack(&self.columns, 1);
-        match self.routing {
+        let (open_M, decisions_BM) = match self.routing {
             Routing::Train { groups, .. } => {
                 let open_M = groups.sizes_G().unsqueeze(0).matmul(&u).squeeze_dim(0);
                 (open_M, groups.spread_B(&u.detach()))
             }
             _ => (u.sum_dim_intlist(0, false, None), u),
+        };
+        Routed {
+            open_M,
+            decisions_BM,
+            margins_BM: Tensor::stack(&self.margins, 1),
         }
     }
+}
+
+/// What the gates of all modules decided, and by how much.
+pub(crate) struct Routed {
+    /// Sum over samples of u, [M].
+    pub(crate) open_M: Tensor,
+    /// u of each sample, [B, M].
+    pub(crate) decisions_BM: Tensor,
+    /// Margin of each sample, [B, M].
+    pub(crate) margins_BM: Tensor,
 }

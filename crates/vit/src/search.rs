@@ -1,6 +1,6 @@
 use std::ops::RangeInclusive;
 
-use espalier_job::Static;
+use espalier_job::{Importance, Static};
 use espalier_random::{ChaCha8Rng, Stream, gumbel, rng};
 use tch::{Device, Kind, Tensor};
 
@@ -8,6 +8,7 @@ use crate::choice::{Candidate, Choice, Probabilities};
 use crate::masks::Masks;
 use crate::param::{Param, ParamKind};
 use crate::ranking::positions;
+use crate::taylor::Taylor;
 use crate::{Cost, Dims, Ranking, Sizes, Structure, Vit};
 
 /// The static part in the search stage: the logits alpha of what stays for good, and the ranking
@@ -21,6 +22,8 @@ pub struct Search {
     heads: Size,
     neurons: Size,
     ranking: Ranking,
+    /// The sums of Taylor importance, where it ranks.
+    taylor: Option<Taylor>,
 }
 
 /// Whether each block's module stays.
@@ -61,6 +64,7 @@ impl Search {
                 neuron_candidates(dims.ffn, options.neuron_candidates.into()),
             ),
             ranking: Ranking::identity(dims),
+            taylor: (options.importance == Importance::Taylor).then(|| Taylor::new(dims, device)),
         };
         search.set_ranking(Ranking::identity(dims));
         search
@@ -86,9 +90,38 @@ impl Search {
         .collect()
     }
 
-    /// Ranks heads and neurons by their importance in `vit`, a whole model.
+    /// Ranks heads and neurons by their importance in `vit`, a whole model; by their norm before there
+    /// is another.
     pub fn rank(&mut self, vit: &Vit) {
-        self.set_ranking(Ranking::by_norm(vit));
+        let by_taylor = self.taylor.as_mut().and_then(Taylor::take);
+        self.set_ranking(by_taylor.unwrap_or_else(|| Ranking::by_norm(vit)));
+    }
+
+    /// Takes in the gradient of a step over the global batch, before `vit` is updated with it: `gradient`
+    /// of a parameter's name, in its shape.
+    pub fn observe(&mut self, vit: &Vit, gradient: impl Fn(&str) -> Option<Tensor>) {
+        if let Some(taylor) = &mut self.taylor {
+            taylor.add(vit, gradient);
+        }
+    }
+
+    /// What is known of importance since the last ranking, for a checkpoint: tensors to be saved, or to
+    /// be loaded into. Empty where norms rank.
+    pub fn importance(&self) -> Vec<Param> {
+        let taylor = self.taylor.iter();
+        let named = taylor.flat_map(|taylor| {
+            [
+                ("importance.heads", &taylor.heads_LH),
+                ("importance.neurons", &taylor.neurons_Ln),
+            ]
+        });
+        named
+            .map(|(name, tensor)| Param {
+                name: name.to_owned(),
+                tensor: tensor.shallow_clone(),
+                kind: ParamKind::Frozen,
+            })
+            .collect()
     }
 
     /// The ranking in force.

@@ -1,16 +1,18 @@
 use std::path::Path;
 
+use espalier_job::DecideBy;
 use tch::{Device, Tensor};
 
 use crate::block::Block;
+use crate::chance::chance_GM;
 use crate::init::Init;
 use crate::layers::{DECAYED, LayerNorm, Linear, UNDECAYED};
 use crate::mismatch::{Mismatch, is_of_a_head};
 use crate::param::{Collector, Param, ParamKind};
-use crate::routing::{Router, Routing};
+use crate::routing::{Routed, Router, Routing};
 use crate::stem::Stem;
 use crate::weights::{self, Tensors, WeightsError};
-use crate::{Config, ConfigError};
+use crate::{Config, ConfigError, GateConfig};
 
 /// A vision transformer with timm's parameter names, whole or sliced, with or without gates.
 #[derive(Debug)]
@@ -39,6 +41,9 @@ pub struct Output {
     pub open_M: Tensor,
     /// Whether each module ran for each sample, 0 or 1, [B, M]; no gradient.
     pub decisions_BM: Tensor,
+    /// The margin by which each module was decided, [B, M]: in training and in per-sample mode each
+    /// sample's own, in shared mode the batch's. Infinite where no gate was asked.
+    pub margins_BM: Tensor,
 }
 
 impl Vit {
@@ -84,6 +89,28 @@ impl Vit {
         })
     }
 
+    /// These weights with new gates, drawn from `seed`, in place of any that are there. The new model
+    /// shares no storage with this one.
+    ///
+    /// # Errors
+    /// Gates that cannot be built.
+    pub fn with_gates(&self, gate: GateConfig, seed: u64) -> Result<Self, ConfigError> {
+        let config = Config {
+            gate: Some(gate),
+            ..self.config.clone()
+        };
+        let gated = Self::new(config, seed, self.device())?;
+        let weights = self.parameters().into_iter();
+        let weights = weights
+            .filter(|param| param.kind != ParamKind::Gate)
+            .map(|param| (param.name, param.tensor.detach()))
+            .collect();
+        if let Err(mismatch) = gated.load_ungated(&weights) {
+            unreachable!("both are of one structure: {mismatch}");
+        }
+        Ok(gated)
+    }
+
     /// The model in a checkpoint folder: `config.json` and `model.safetensors`.
     ///
     /// # Errors
@@ -120,14 +147,33 @@ impl Vit {
         self.head.weight_OI.device()
     }
 
-    /// Sets the gates' threshold (see [`crate::GateConfig::threshold`]); without gates, nothing.
+    /// Sets the gates' threshold (see [`crate::GateConfig::threshold`]), in shared mode too; without
+    /// gates, nothing.
     pub fn set_threshold(&mut self, threshold: f64) {
+        self.set_thresholds(threshold, None);
+    }
+
+    /// As [`Self::set_threshold`], with one of its own in shared mode.
+    pub fn set_thresholds(&mut self, alone: f64, shared: Option<f64>) {
         if let Some(gate) = &mut self.config.gate {
-            gate.threshold = threshold;
+            gate.threshold = alone;
+            gate.threshold_shared = shared;
         }
         for gate in self.blocks.iter_mut().flat_map(Block::gates_mut) {
-            gate.set_threshold(threshold);
+            gate.set_thresholds(alone, shared);
         }
+    }
+
+    /// The (skip, keep) logits that the gate of module `m` has whatever its input, [2]: the tensor
+    /// itself. None where there is no gate or chance decides.
+    pub fn gate_logits(&self, m: usize) -> Option<Tensor> {
+        let block = &self.blocks[m / 2];
+        let gate = if m.is_multiple_of(2) {
+            block.attn.as_ref().and_then(|attn| attn.gate.as_ref())
+        } else {
+            block.ffn.as_ref().and_then(|ffn| ffn.gate.as_ref())
+        };
+        gate?.logits_2().map(Tensor::shallow_clone)
     }
 
     /// All parameters, in an order that depends on the configuration alone: the weights, then the
@@ -193,11 +239,15 @@ impl Vit {
     /// When `x_BCHW` is not [B, channels, image_size, image_size] with B > 0.
     pub fn forward(&self, x_BCHW: &Tensor, routing: &Routing<'_>) -> Output {
         let mut x_BND = self.stem.forward(x_BCHW);
-        let mut router = Router::new(routing, x_BND.size()[0]);
+        let mut router = Router::new(&self.config, routing, x_BCHW);
         for (l, block) in self.blocks.iter().enumerate() {
             x_BND = block.forward(x_BND, l as i64, &mut router);
         }
-        let (open_M, decisions_BM) = router.finish();
+        let Routed {
+            open_M,
+            decisions_BM,
+            margins_BM,
+        } = router.finish();
         // The norm works token by token, and the heads read the prefix only.
         let read = |head: &Linear, token| head.forward(&self.norm.forward(&x_BND.select(1, token)));
         let cls_BK = read(&self.head, 0);
@@ -211,7 +261,15 @@ impl Vit {
             dist_BK,
             open_M,
             decisions_BM,
+            margins_BM,
         }
+    }
+
+    /// What chance adds at evaluation to the margins of groups of the images, [G, M]; ids as in
+    /// [`crate::Groups::new`]. None unless the gates decide at random.
+    pub fn chance_GM(&self, x_BCHW: &Tensor, ids: &[i64]) -> Option<Tensor> {
+        let gate = self.config.gate?;
+        (gate.decide == DecideBy::Random).then(|| chance_GM(&self.config, x_BCHW, ids))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use espalier_job::DataFormat;
+use espalier_job::{DataFormat, DecideBy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -101,8 +101,16 @@ pub struct AccuracyCard {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GatesCard {
-    /// A gate keeps its module where keep logit - skip logit is above this.
+    /// What decides whether a module runs: the input, a constant (the control), or chance (the
+    /// baseline). Null without gates.
+    #[serde(default)]
+    pub decide: Option<DecideBy>,
+    /// A gate keeps its module where keep logit - skip logit is above this; where chance decides, with
+    /// probability 1 / (1 + exp(threshold)).
     pub threshold: f64,
+    /// The same for several images that decide together, in shared mode; null where it is the same.
+    #[serde(default)]
+    pub threshold_shared: Option<f64>,
     /// Share of samples that run each module.
     pub rate: Vec<BlockRate>,
     /// Different patterns of decisions that occur. With 1 the gates are constant: they do not look

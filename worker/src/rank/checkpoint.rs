@@ -17,6 +17,7 @@ use super::error::{TrainError, chain};
 const STATE: &str = "state.json";
 const WEIGHTS: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const IMPORTANCE: &str = "importance.safetensors";
 const EMA: &str = "ema.safetensors";
 const MEAN: &str = "mean";
 const SQUARE: &str = "square";
@@ -47,6 +48,8 @@ pub(super) struct Tensors {
     pub moments: (Tensor, Tensor),
     /// The moving average, f32 `[P]`.
     pub average: Option<Tensor>,
+    /// What the search knows of importance since the last ranking; empty where norms rank.
+    pub importance: Vec<Param>,
 }
 
 /// Writes `folder`, whole and on disk.
@@ -70,6 +73,9 @@ pub(super) fn save(folder: &Path, state: &State, tensors: &Tensors) -> Result<()
         if let Some(average) = &tensors.average {
             store(EMA, &[named(AVERAGE, average)])?;
         }
+        if !tensors.importance.is_empty() {
+            store(IMPORTANCE, &tensors.importance)?;
+        }
         write_json(&partial.join(STATE), state)
     })
 }
@@ -84,13 +90,14 @@ pub(super) fn load_state(folder: &Path) -> Result<State, TrainError> {
     serde_json::from_slice(&text).map_err(|error| damaged(&path, error.to_string()))
 }
 
-/// Copies the weights of `folder` into `parameters`, in place, and reads the rest.
+/// Copies the weights of `folder` into `parameters` and `importance`, in place, and reads the rest.
 ///
 /// # Errors
 /// A file that is missing, damaged or of another model.
 pub(super) fn load(
     folder: &Path,
     parameters: Vec<Param>,
+    importance: Vec<Param>,
     ema: bool,
     device: Device,
 ) -> Result<Tensors, TrainError> {
@@ -98,8 +105,14 @@ pub(super) fn load(
         let path = folder.join(file);
         load_tensors(&path, device).map_err(|error| damaged(&path, chain(&error)))
     };
-    espalier_vit::copy_into(&parameters, &read(WEIGHTS)?)
-        .map_err(|mismatch| damaged(&folder.join(WEIGHTS), mismatch.to_string()))?;
+    let fill = |file: &str, params: &[Param]| {
+        espalier_vit::copy_into(params, &read(file)?)
+            .map_err(|mismatch| damaged(&folder.join(file), mismatch.to_string()))
+    };
+    fill(WEIGHTS, &parameters)?;
+    if !importance.is_empty() {
+        fill(IMPORTANCE, &importance)?;
+    }
     let one = |file: &str, name: &str| {
         read(file)?
             .remove(name)
@@ -107,6 +120,7 @@ pub(super) fn load(
     };
     Ok(Tensors {
         parameters,
+        importance,
         moments: (one(OPTIMIZER, MEAN)?, one(OPTIMIZER, SQUARE)?),
         average: ema.then(|| one(EMA, AVERAGE)).transpose()?,
     })

@@ -1,4 +1,4 @@
-//! After the last step, on rank 0: calibrate the gates, measure, and hand over the model.
+//! After the last step, on rank 0: settle the gates, measure, and hand over the model.
 
 use std::path::Path;
 
@@ -6,23 +6,18 @@ use espalier_onnx::ExportError;
 use espalier_vit::{Cost, Vit};
 
 use super::{
-    calibrate::{Calibration, calibrate},
+    card::ReportCard,
     checkpoint::{publish, write, write_failed, write_json},
     error::TrainError,
-    gates::{gated, one_sided},
-    measure::{Mode, measure},
+    gates::{gated, warnings},
     observer::Observer,
     prepare::Prepared,
     readme::readme,
     report::{report, size_of_dense},
+    settle::settle,
     trainer::Trainer,
 };
 use crate::ipc::CheckpointKind;
-
-/// Samples of the calibration split that the threshold is found on.
-const CALIBRATED: usize = 2000;
-/// How far hard MACs may be off the target before people are told, as a share of the target.
-const NOTABLE_MISS: f64 = 0.01;
 
 /// Hands over the finished model with its report card.
 ///
@@ -37,20 +32,12 @@ pub(super) fn finish(
     let cost = *trainer.cost();
     let mut model = trainer.into_model();
     if gated(&model) {
-        let found = set_threshold(prepared, &mut model, &cost)?;
+        let found = settle(prepared, &mut model, &cost)?;
         tracing::info!(
             threshold = found.threshold,
             ratio = found.ratio,
-            "calibrated the gates"
+            "settled the gates"
         );
-        let target = prepared.job.compress.target;
-        if (found.ratio - target).abs() > NOTABLE_MISS * target {
-            observer.warning(format!(
-                "no threshold of the gates brings hard MACs to {target}: the nearest has {:.4}",
-                found.ratio
-            ))?;
-        }
-        warn_of_collapse(prepared, &model, observer)?;
     }
 
     let folder = observer.folder().join(format!("model-{step}"));
@@ -59,7 +46,10 @@ pub(super) fn finish(
             .save(partial)
             .map_err(|error| write_failed(partial, &error))?;
         let onnx = prepared.job.publish.onnx && export(partial, observer)?;
-        describe(partial, prepared, &model, &cost, step, onnx)
+        let card = describe(partial, prepared, &model, &cost, step, onnx)?;
+        warnings(&prepared.job.compress, model.config(), &card)
+            .into_iter()
+            .try_for_each(|reason| observer.warning(reason))
     })?;
     observer.checkpoint(step, folder, CheckpointKind::Model)
 }
@@ -85,7 +75,7 @@ fn describe(
     cost: &Cost,
     step: u64,
     onnx: bool,
-) -> Result<(), TrainError> {
+) -> Result<ReportCard, TrainError> {
     let bytes_dense =
         size_of_dense(folder, model.config()).map_err(|error| write_failed(folder, &error))?;
     let card = report(prepared, model, cost, folder, bytes_dense, step)?;
@@ -93,38 +83,6 @@ fn describe(
     write(
         &folder.join("README.md"),
         readme(prepared, model, &card, onnx).as_bytes(),
-    )
-}
-
-fn set_threshold(
-    prepared: &Prepared,
-    model: &mut Vit,
-    cost: &Cost,
-) -> Result<Calibration, TrainError> {
-    let calibration = &prepared.splits.calibration;
-    let found = calibrate(prepared.job.compress.target, |threshold| {
-        model.set_threshold(threshold);
-        let measured = measure(model, calibration, CALIBRATED, &[Mode::PerSample])?;
-        let rates = measured[0].rates();
-        let macs = cost.effective(&model.config().structure, |module| rates[module]);
-        Ok(macs / cost.dense())
-    })
-    .map_err(TrainError::Data)?;
-    model.set_threshold(found.threshold);
-    Ok(found)
-}
-
-/// Tells of gates that do not look at their input at all.
-fn warn_of_collapse(
-    prepared: &Prepared,
-    model: &Vit,
-    observer: &mut dyn Observer,
-) -> Result<(), TrainError> {
-    let calibration = &prepared.splits.calibration;
-    let measured =
-        measure(model, calibration, CALIBRATED, &[Mode::PerSample]).map_err(TrainError::Data)?;
-    match one_sided(model.config(), &measured[0].rates()) {
-        Some(reason) => observer.warning(reason),
-        None => Ok(()),
-    }
+    )?;
+    Ok(card)
 }

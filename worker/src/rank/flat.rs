@@ -94,6 +94,14 @@ impl Flat {
         });
     }
 
+    /// The part of a vector `[P]` that is of the parameter `name`, in its shape.
+    pub(super) fn part(&self, vector: &Tensor, name: &str) -> Option<Tensor> {
+        let mut parts = self.parameters.iter().zip(self.rows(vector));
+        parts
+            .find(|(parameter, _)| parameter.name == name)
+            .map(|(parameter, row)| row.view_as(&parameter.tensor))
+    }
+
     /// Zeros `[P]` of a kind.
     pub(super) fn zeros(&self, kind: Kind, device: Device) -> Tensor {
         Tensor::zeros([self.len() as i64], (kind, device))

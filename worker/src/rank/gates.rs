@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use espalier_job::{Compress, DecideBy};
 use espalier_random::{SliceRandom as _, Stream, rng};
 use espalier_vit::{Config, Vit};
 use tch::{Kind, Tensor};
 
-use super::card::BlockRate;
+use super::card::{BlockRate, ReportCard};
 
 /// Whether any module has a gate.
 pub(super) fn gated(model: &Vit) -> bool {
@@ -32,12 +33,37 @@ pub(super) fn block_rates(config: &Config, rates: &[f64]) -> Vec<BlockRate> {
         .collect()
 }
 
+/// How far hard MACs may be off the target before people are told, as a share of the target.
+const NOTABLE_MISS: f64 = 0.01;
+
+/// The same in shared mode, which one threshold cannot serve at every batch size.
+const NOTABLE_TOGETHER: f64 = 0.05;
+
+/// What people should know of the finished model's gates before they trust its figures.
+pub(super) fn warnings(compress: &Compress, config: &Config, card: &ReportCard) -> Vec<String> {
+    let Some(gate) = &config.gate else {
+        return Vec::new();
+    };
+    let collapse = match gate.decide {
+        DecideBy::Input => [one_sided(&card.gates.rate), one_path(card)],
+        // They are meant to, or do not.
+        DecideBy::Constant | DecideBy::Random => [None, None],
+    };
+    let misses = [
+        missed(compress, gate.decide, card),
+        missed_together(compress, card),
+    ];
+    collapse.into_iter().chain(misses).flatten().collect()
+}
+
 /// Gates that decide the same for every sample, in words.
-pub(super) fn one_sided(config: &Config, rates: &[f64]) -> Option<String> {
+fn one_sided(rates: &[BlockRate]) -> Option<String> {
     let names = |value: f64| -> Vec<String> {
-        (0..rates.len())
-            .filter(|&module| has_gate(config, module) && rates[module] == value)
-            .map(|module| format!("blocks.{}.{}", module / 2, ["attn", "ffn"][module % 2]))
+        rates
+            .iter()
+            .flat_map(|rate| [("attn", rate.attn), ("ffn", rate.ffn)].map(|of| (rate.block, of)))
+            .filter(|(_, (_, rate))| *rate == Some(value))
+            .map(|(block, (module, _))| format!("blocks.{block}.{module}"))
             .collect()
     };
     let parts: Vec<String> = [("never skip", names(1.0)), ("always skip", names(0.0))]
@@ -47,8 +73,50 @@ pub(super) fn one_sided(config: &Config, rates: &[f64]) -> Option<String> {
         .collect();
     (!parts.is_empty()).then(|| {
         format!(
-            "gates decide the same for every calibration sample; {}",
+            "gates decide the same for every validation sample; {}",
             parts.join("; ")
+        )
+    })
+}
+
+fn one_path(card: &ReportCard) -> Option<String> {
+    card.gates.constant.then(|| {
+        "all validation samples take one path: the gates do not look at their input, and the same \
+         model without gates would do as well"
+            .to_owned()
+    })
+}
+
+/// A target that hard MACs miss, and why.
+fn missed(compress: &Compress, decide: DecideBy, card: &ReportCard) -> Option<String> {
+    let (target, ratio) = (compress.target, card.macs.effective_ratio);
+    let reason = match decide {
+        DecideBy::Constant => {
+            "constant gates skip a module for all images or for none, and no choice of modules comes nearer"
+        }
+        DecideBy::Input | DecideBy::Random => {
+            "no threshold comes nearer on the held-out training samples, or the validation images are of another kind"
+        }
+    };
+    ((ratio - target).abs() > NOTABLE_MISS * target).then(|| {
+        format!("hard MACs are {ratio:.4} of the dense model's where {target} was asked: {reason}")
+    })
+}
+
+/// Batch sizes at which deciding together spends notably other MACs than deciding alone.
+fn missed_together(compress: &Compress, card: &ReportCard) -> Option<String> {
+    let target = compress.target;
+    let off = card.macs.by_batch.iter().filter_map(|(batch, macs)| {
+        let ratio = macs / card.macs.dense;
+        let notable = (ratio - target).abs() > NOTABLE_TOGETHER * target;
+        notable.then(|| format!("{ratio:.4} at batch {batch}"))
+    });
+    let off: Vec<String> = off.collect();
+    (!off.is_empty()).then(|| {
+        format!(
+            "in shared mode hard MACs are {} where {target} was asked: the mean of a batch moves whole modules, \
+             and no threshold serves all sizes",
+            off.join(", ")
         )
     })
 }
@@ -92,7 +160,7 @@ pub(super) fn shuffled(decisions_BM: &Tensor, seed: u64) -> Tensor {
 
 #[cfg(test)]
 mod tests {
-    use espalier_job::{Average, GateInput};
+    use espalier_job::{Average, DecideBy, GateInput};
     use espalier_vit::{BlockStructure, Dims, GateConfig, Structure};
 
     use super::*;
@@ -123,11 +191,13 @@ mod tests {
             ],
         };
         config.gate = Some(GateConfig {
+            decide: DecideBy::Input,
             input: GateInput::Mean,
             average: Average::Logits,
             hidden: 1,
             keep_init: 0.9,
             threshold: 0.0,
+            threshold_shared: None,
         });
         config
     }
@@ -141,12 +211,13 @@ mod tests {
 
     #[test]
     fn collapsed_gates_are_named() {
+        let told = |rates| one_sided(&block_rates(&config(), rates));
         assert_eq!(
-            one_sided(&config(), &[0.0, 0.0, 1.0, 0.5]).unwrap(),
-            "gates decide the same for every calibration sample; never skip: blocks.1.attn; \
+            told(&[0.0, 0.0, 1.0, 0.5]).unwrap(),
+            "gates decide the same for every validation sample; never skip: blocks.1.attn; \
              always skip: blocks.0.ffn"
         );
-        assert_eq!(one_sided(&config(), &[0.0, 0.1, 0.9, 0.5]), None);
+        assert_eq!(told(&[0.0, 0.1, 0.9, 0.5]), None);
     }
 
     #[test]

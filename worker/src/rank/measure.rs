@@ -36,6 +36,9 @@ pub(crate) struct Measured {
     pub samples: u64,
     /// Whether each module ran for each sample, 0 or 1, f32 `[samples, M]` on the processor.
     pub decisions_BM: Tensor,
+    /// The margin by which each module was decided, f32 `[samples, M]` on the processor; infinite where
+    /// no gate was asked.
+    pub margins_BM: Tensor,
 }
 
 impl Measured {
@@ -43,6 +46,7 @@ impl Measured {
     pub(crate) fn share(&self) -> Self {
         Self {
             decisions_BM: self.decisions_BM.shallow_clone(),
+            margins_BM: self.margins_BM.shallow_clone(),
             ..*self
         }
     }
@@ -127,36 +131,41 @@ fn run(
             }
             return;
         }
-        Mode::Shared(size) => {
-            let threshold = model.config().gate.map_or(0.0, |gate| gate.threshold);
-            grouped(model, x_BCHW, &ids(size as i64), -threshold, None, false)
-        }
-        Mode::Searched(masks, open) => grouped(model, x_BCHW, &ids(1), 0.0, Some(masks), open),
+        Mode::Shared(size) => grouped(model, x_BCHW, &ids(size as i64), None, false),
+        Mode::Searched(masks, open) => grouped(model, x_BCHW, &ids(1), Some(masks), open),
     };
     tally.add(&output, label_B);
 }
 
 /// The decisions of shared mode for all groups in one forward pass: a group keeps a module where
-/// its margin plus `noise` is above 0, which is where the margin is above the threshold. The
+/// its margin less the threshold is above 0. The
 /// module's output counts for the groups that keep it and is multiplied by 0 for the others, so
 /// that this gives what really skipping gives, at full cost.
-fn grouped(
-    model: &Vit,
-    x_BCHW: &Tensor,
-    ids: &[i64],
-    noise: f64,
-    masks: Option<&Masks>,
-    open: bool,
-) -> Output {
+fn grouped(model: &Vit, x_BCHW: &Tensor, ids: &[i64], masks: Option<&Masks>, open: bool) -> Output {
     let device = model.device();
     let groups = Groups::new(ids, device);
     let modules = model.config().dims.modules();
-    let noise_GM = Tensor::full([groups.count(), modules], noise, (Kind::Float, device));
+    let threshold = |samples: f64| {
+        let gate = model.config().gate;
+        gate.map_or(0.0, |gate| gate.threshold_of(samples as i64))
+    };
+    let sizes = groups.sizes_G().iter::<f64>();
+    let threshold_G: Vec<f32> = sizes
+        .into_iter()
+        .flatten()
+        .map(|samples| threshold(samples) as f32)
+        .collect();
+    let threshold_G1 = Tensor::from_slice(&threshold_G)
+        .unsqueeze(1)
+        .to_device(device);
+    let chance_GM = model
+        .chance_GM(x_BCHW, ids)
+        .unwrap_or_else(|| Tensor::zeros([groups.count(), modules], (Kind::Float, device)));
     model.forward(
         x_BCHW,
         &Routing::Train {
             groups: &groups,
-            noise_GM: &noise_GM,
+            noise_GM: &(chance_GM - threshold_G1),
             tau: 1.0,
             open,
             masks,
@@ -169,6 +178,7 @@ struct Tally {
     correct: u64,
     samples: u64,
     decisions: Vec<Tensor>,
+    margins: Vec<Tensor>,
 }
 
 impl Tally {
@@ -178,6 +188,7 @@ impl Tally {
         self.samples += label_B.size()[0] as u64;
         self.decisions
             .push(output.decisions_BM.to_device(Device::Cpu));
+        self.margins.push(output.margins_BM.to_device(Device::Cpu));
     }
 
     fn finish(self) -> Measured {
@@ -185,6 +196,7 @@ impl Tally {
             correct: self.correct,
             samples: self.samples,
             decisions_BM: Tensor::cat(&self.decisions, 0),
+            margins_BM: Tensor::cat(&self.margins, 0),
         }
     }
 }

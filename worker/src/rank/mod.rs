@@ -8,6 +8,8 @@
 
 #[cfg(test)]
 mod architecture_tests;
+#[cfg(test)]
+mod budget_tests;
 mod calibrate;
 mod card;
 mod checkpoint;
@@ -23,10 +25,12 @@ mod measure;
 mod objective;
 mod observer;
 mod optimizer;
+mod pattern;
 mod plan;
 mod prepare;
 mod readme;
 mod report;
+mod settle;
 mod step;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub enum Stage {
     /// The baseline: the dense model, nothing pruned, nothing gated.
     Dense,
-    /// Weights, alpha and gates together, under a soft budget.
+    /// Weights, alpha and, but in sequential mode, gates together, under a soft budget.
     Search,
     /// The sliced model and its gates, hard structure.
     Tune,
@@ -111,9 +111,14 @@ impl Plan {
         step == self.total() || step.is_multiple_of(every)
     }
 
-    /// Temperature of the gates' Gumbel-softmax, falling over the whole job.
+    /// Temperature of the gates' Gumbel-softmax, falling over all steps that have gates.
     pub fn gate_tau(&self, step: u64, compress: &Compress) -> f64 {
-        let done = (step - 1) as f64 / self.total() as f64;
+        let before = if self.mode.gates_in_search() {
+            0
+        } else {
+            self.search
+        };
+        let done = (step - 1).saturating_sub(before) as f64 / (self.total() - before) as f64;
         fall(compress.gate.tau_start, compress.gate.tau_end, done)
     }
 }
@@ -130,28 +135,51 @@ fn fall(start: f64, end: f64, done: f64) -> f64 {
 
 /// What the resource loss asks for at a step: nothing (gamma 0) in the warm-up and in dense mode,
 /// then a ramp down from 1, then the job's targets.
+///
+/// Sequential mode prunes to static_target first; its gates then ramp from there to the target. A static
+/// target has a term of its own only while there are gates and the structure can still change. [ours]
 pub(super) fn budget(position: &Position, compress: &Compress) -> Budget {
-    let share = match position.stage {
-        Stage::Dense => None,
-        Stage::Search => ramped_share(position.progress(), compress),
-        Stage::Tune => Some(1.0),
+    let sequential = (compress.mode == Mode::Sequential)
+        .then_some(compress.static_target)
+        .flatten();
+    let (share, from, target) = match (position.stage, sequential) {
+        (Stage::Dense, _) => (None, 1.0, compress.target),
+        (Stage::Search, _) => (
+            ramped_share(position.progress(), compress),
+            1.0,
+            sequential.unwrap_or(compress.target),
+        ),
+        (Stage::Tune, Some(pruned)) => {
+            let share = ramp(position.progress(), compress.search.ramp);
+            (Some(share), pruned, compress.target)
+        }
+        (Stage::Tune, None) => (Some(1.0), 1.0, compress.target),
     };
-    let ramped = |target: f64| 1.0 - (1.0 - target) * share.unwrap_or(0.0);
+    let ramped = |from: f64, to: f64| from - (from - to) * share.unwrap_or(0.0);
+    let both = position.stage == Stage::Search && compress.mode == Mode::Unified;
     Budget {
-        target: ramped(compress.target),
-        static_target: compress.static_target.map(ramped),
+        target: ramped(from, target),
+        static_target: compress
+            .static_target
+            .filter(|_| both)
+            .map(|target| ramped(1.0, target)),
         gamma: share.map_or(0.0, |_| compress.gamma),
+        form: compress.resource,
     }
 }
 
 /// How far the target has come from 1 to its value; none in the warm-up.
 fn ramped_share(progress: f64, compress: &Compress) -> Option<f64> {
     let after = progress - compress.search.warmup;
-    let ramp = compress.search.ramp;
-    match after {
-        _ if after < 0.0 => None,
-        _ if ramp > 0.0 => Some((after / ramp).min(1.0)),
-        _ => Some(1.0),
+    (after >= 0.0).then(|| ramp(after, compress.search.ramp))
+}
+
+/// Share of a ramp of length `length` that is done after `after`.
+fn ramp(after: f64, length: f64) -> f64 {
+    if length > 0.0 {
+        (after / length).min(1.0)
+    } else {
+        1.0
     }
 }
 
@@ -245,9 +273,39 @@ mod tests {
             assert!((at(step).target - target).abs() < 1e-12, "{step}");
         }
         assert!((at(5).static_target.unwrap() - 0.9).abs() < 1e-12);
-        assert_eq!(at(11).static_target, Some(0.8));
+        assert_eq!(at(11).static_target, None);
         let dense = plan(Mode::Dense, 10, 10);
         assert_eq!(budget(&dense.at(20), &compress).gamma, 0.0);
+    }
+
+    #[test]
+    fn sequential_mode_prunes_then_gates() {
+        let mut compress = Compress {
+            mode: Mode::Sequential,
+            target: 0.5,
+            static_target: Some(0.8),
+            ..Compress::default()
+        };
+        compress.search.warmup = 0.0;
+        compress.search.ramp = 0.5;
+        compress.gate.tau_start = 1.0;
+        compress.gate.tau_end = 0.0;
+        let sequential = plan(Mode::Sequential, 10, 10);
+        for (step, target) in [
+            (1, 1.0),
+            (6, 0.8),
+            (10, 0.8),
+            (11, 0.8),
+            (16, 0.5),
+            (20, 0.5),
+        ] {
+            let asked = budget(&sequential.at(step), &compress);
+            assert!((asked.target - target).abs() < 1e-12, "{step}: {asked:?}");
+            assert_eq!(asked.static_target, None);
+        }
+        assert_eq!(sequential.gate_tau(3, &compress), 1.0);
+        assert_eq!(sequential.gate_tau(11, &compress), 1.0);
+        assert_eq!(sequential.gate_tau(16, &compress), 0.5);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use espalier_collective::load_cuda;
 use espalier_data::{Dataset, Feed, Sampler, Shape, Splits};
-use espalier_job::{Init, Job, Mode};
+use espalier_job::{Init, Job};
 use espalier_vit::{
     Config, Dims, FileFormat, GateConfig, Mismatch, Structure, Vit, WeightsError, import,
 };
@@ -45,8 +45,10 @@ pub struct Prepared {
     pub sampler: Sampler,
     /// The dense teacher.
     pub teacher: Option<Vit>,
-    /// The whole model, with gates where the mode has them.
+    /// The whole model, with gates where the mode has them from the first step.
     pub config: Config,
+    /// The gates of the tune stage.
+    pub gate: Option<GateConfig>,
     /// Where tensors live.
     pub device: Device,
     init: Option<PathBuf>,
@@ -92,6 +94,7 @@ impl Prepared {
             splits,
             sampler,
             teacher: teacher(&job, assets, &config, device)?,
+            gate: gate(&job, &config.dims),
             config,
             device,
             init: assets.init.clone(),
@@ -210,7 +213,16 @@ impl Prepared {
     }
 }
 
-/// The whole model of a job, with gates where its mode has them.
+/// The gates of the finished model.
+fn gate(job: &Job, dims: &Dims) -> Option<GateConfig> {
+    let compress = &job.compress;
+    compress
+        .mode
+        .gates()
+        .then(|| GateConfig::from_job(&compress.gate, dims))
+}
+
+/// The whole model of a job, with gates where its mode has them from the first step.
 fn config(job: &Job) -> Result<Config, TrainError> {
     let dims = Dims::from_job(&job.model).map_err(TrainError::Job)?;
     let per_channel = |values: &[f64]| match values {
@@ -223,8 +235,8 @@ fn config(job: &Job) -> Result<Config, TrainError> {
         per_channel(&job.data.mean),
         per_channel(&job.data.std),
     );
-    if matches!(job.compress.mode, Mode::Unified | Mode::Dynamic) {
-        config.gate = Some(GateConfig::from_job(&job.compress.gate, &dims));
+    if job.compress.mode.gates_in_search() {
+        config.gate = gate(job, &dims);
     }
     Ok(config)
 }

@@ -1,5 +1,6 @@
 //! `README.md` of a published model: what the folder is, for someone who finds it.
 
+use espalier_job::DecideBy;
 use espalier_vit::{Config, Dims, Vit};
 
 use super::{card::ReportCard, prepare::Prepared};
@@ -8,10 +9,18 @@ use super::{card::ReportCard, prepare::Prepared};
 pub(super) fn readme(prepared: &Prepared, model: &Vit, card: &ReportCard, onnx: bool) -> String {
     let dims = &model.config().dims;
     let percent = |share: f64| format!("{:.2}%", share * 100.0);
-    let gates = match (&model.config().gate, card.gates.constant) {
+    let decide = model.config().gate.map(|gate| gate.decide);
+    let gates = match (decide, card.gates.constant) {
         (None, _) => "It has no gates: every image runs the whole of it.".to_owned(),
-        (Some(_), true) => "Its gates decide the same for every image.".to_owned(),
-        (Some(_), false) => format!(
+        (Some(DecideBy::Constant), _) => {
+            "Its gates are constants, a control: they decide the same for every image.".to_owned()
+        }
+        (Some(DecideBy::Random), _) => {
+            "Its modules are skipped at random, a baseline: an image's draw comes from its pixels."
+                .to_owned()
+        }
+        (Some(DecideBy::Input), true) => "Its gates decide the same for every image.".to_owned(),
+        (Some(DecideBy::Input), false) => format!(
             "Its gates choose among {} paths, image by image.",
             card.gates.distinct_paths
         ),
@@ -81,6 +90,11 @@ fn loading(config: &Config, onnx: bool) -> String {
              session = onnxruntime.InferenceSession(\"model.onnx\")\n\
              logits = session.run([\"logits\"], {\"pixels\": pixels})[0]\n```\n",
         );
+    }
+    let decide = config.gate.map(|gate| gate.decide);
+    if decide == Some(DecideBy::Random) {
+        text.push_str("\nOnly `espalier eval` repeats the draws of this baseline.\n");
+        return text;
     }
     text.push_str(
         "\nWith PyTorch, through Espalier's `python/espalier_vit.py`, a single file:\n\n\

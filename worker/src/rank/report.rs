@@ -83,7 +83,9 @@ pub(super) fn report(
             per_sample: per_sample.accuracy(),
         },
         gates: GatesCard {
+            decide: model.config().gate.map(|gate| gate.decide),
             threshold: model.config().gate.map_or(0.0, |gate| gate.threshold),
+            threshold_shared: model.config().gate.and_then(|gate| gate.threshold_shared),
             rate: block_rates(model.config(), &per_sample.rates()),
             distinct_paths: paths.distinct,
             constant: paths.distinct == 1,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use espalier_collective::{Collective, CollectiveError};
 use espalier_data::Loaded;
-use espalier_job::{Job, ReduceDtype};
+use espalier_job::{DecideBy, Job, ReduceDtype};
 use espalier_vit::{Cost, Routing, Search, Sizes, Vit, gate_noise, plan};
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -17,6 +17,9 @@ use super::{
 /// How long a rank waits for the others. Rank 0 may itself be waiting for a checkpoint to be
 /// stored, for as long as [`super::observer::STORED_DEADLINE`].
 pub(super) const PEERS_DEADLINE: Duration = Duration::from_secs(660);
+
+/// Keeps the threshold of chance finite.
+const LEAST_RATE: f64 = 1e-6;
 
 /// What a step works on.
 #[derive(Debug)]
@@ -114,11 +117,12 @@ impl Setting<'_> {
         let masks = self
             .search
             .map(|search| search.sample(seed, step, alpha_tau(&position, compress)));
+        let noise_GM = gate_noise(seed, step, micro_batch, groups.count(), modules, device);
         let output = self.model.forward(
             &x_BCHW,
             &Routing::Train {
                 groups: &groups,
-                noise_GM: &gate_noise(seed, step, micro_batch, groups.count(), modules, device),
+                noise_GM: &(noise_GM - self.threshold()),
                 tau: self.plan.gate_tau(step, compress),
                 open: gates_open(&position, compress),
                 masks: masks.as_ref(),
@@ -137,11 +141,24 @@ impl Setting<'_> {
         )
     }
 
+    /// What the gates decide around: 0, or where chance decides, where its rate meets the step's budget.
+    pub(super) fn threshold(&self) -> f64 {
+        let gate = self.model.config().gate;
+        if gate.is_none_or(|gate| gate.decide != DecideBy::Random) {
+            return 0.0;
+        }
+        let sizes = no_grad(|| self.masks_sizes());
+        let rate = self.cost.even_rate(&sizes, self.objective().budget.target);
+        let rate = rate.clamp(LEAST_RATE, 1.0 - LEAST_RATE);
+        (1.0 / rate - 1.0).ln()
+    }
+
     fn objective(&self) -> Objective<'_> {
         Objective {
             train: &self.job.train,
             cost: self.cost,
             budget: budget(&self.plan.at(self.step), &self.job.compress),
+            information: self.job.compress.gate.information,
         }
     }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use espalier_collective::{Collective, Gloo, Membership, Rendezvous, Solo};
+use espalier_job::DecideBy;
 use tch::Tensor;
 
 use super::{
@@ -19,7 +20,7 @@ use crate::{
     rank::{Mode, TrainError},
 };
 
-fn data() -> PathBuf {
+pub(super) fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/data/fashion-mnist")
 }
 
@@ -71,7 +72,19 @@ const UNIFIED: &str = r#"
         static = { rank_interval = 2 }
         "#;
 
-fn prepare(spec: &str) -> Prepared {
+/// Every switch of an inferred choice turned.
+fn switched() -> String {
+    UNIFIED.replace(
+        "rank_interval = 2",
+        "rank_interval = 3, importance = \"taylor\"",
+    ) + "resource = \"hinge\"\n"
+}
+
+fn sequential() -> String {
+    format!("mode = \"sequential\"\n{UNIFIED}")
+}
+
+pub(super) fn prepare(spec: &str) -> Prepared {
     tch::set_num_threads(1);
     Prepared::new("job-1", spec, &Assets::default(), 0).unwrap()
 }
@@ -169,11 +182,19 @@ fn run_gang(spec: &str, last: u64, world_size: u32) -> Vec<(Vec<f32>, Vec<f64>)>
 #[test]
 fn the_number_of_ranks_changes_nothing() {
     // 4 ranks have 1 or 2 of the 6 micro-batches each.
-    let spec = spec(UNIFIED, "");
-    let (alone, losses) = run(&spec, 8, &Solo::default());
+    let random = UNIFIED.replace("input =", "decide = \"random\", input =");
+    let random = spec(&random, "").replace("every = 4", "every = 4\nonnx = false");
+    same_on_ranks(&spec(UNIFIED, ""), &[2]);
+    same_on_ranks(&spec(&switched(), ""), &[2, 4]);
+    same_on_ranks(&spec(&sequential(), ""), &[4]);
+    same_on_ranks(&random, &[4]);
+}
+
+fn same_on_ranks(spec: &str, worlds: &[u32]) {
+    let (alone, losses) = run(spec, 8, &Solo::default());
     assert_eq!(losses.len(), 8);
-    for world_size in [2, 4] {
-        let gang = run_gang(&spec, 8, world_size);
+    for &world_size in worlds {
+        let gang = run_gang(spec, 8, world_size);
         for (values, _) in &gang {
             assert_eq!(values, &gang[0].0, "replicas differ");
         }
@@ -191,8 +212,13 @@ fn the_number_of_ranks_changes_nothing() {
 
 #[test]
 fn going_on_from_a_checkpoint_is_never_having_stopped() {
-    let teacherless = spec(UNIFIED, "ema_decay = 0.9");
-    let prepared = prepare(&teacherless);
+    for compress in [UNIFIED, &sequential(), &switched()] {
+        resumes_as_if_never_stopped(&spec(compress, "ema_decay = 0.9"));
+    }
+}
+
+fn resumes_as_if_never_stopped(spec: &str) {
+    let prepared = prepare(spec);
     let folder = tempfile::tempdir().unwrap();
     let mut whole = Record::at(folder.path());
     let mut straight = Trainer::new(&prepared).unwrap();
@@ -232,7 +258,11 @@ fn a_checkpoint_of_another_job_or_a_damaged_one_is_refused() {
 
 /// Trains a job to its end and gives its model's folder, card and evaluations.
 fn finished(compress: &str) -> (tempfile::TempDir, PathBuf, ReportCard, Record) {
-    let prepared = prepare(&spec(compress, ""));
+    finish_spec(&spec(compress, ""))
+}
+
+fn finish_spec(spec: &str) -> (tempfile::TempDir, PathBuf, ReportCard, Record) {
+    let prepared = prepare(spec);
     let folder = tempfile::tempdir().unwrap();
     let mut record = Record::at(folder.path());
     let trainer = Trainer::new(&prepared).unwrap();
@@ -286,6 +316,16 @@ fn every_mode_runs_through_the_same_code() {
     assert_eq!(record.metrics.len(), 10);
     let (_b, _, gated, _) = finished(&format!("mode = \"dynamic\"\ntarget = 0.6\n{steps}"));
     assert!(gated.params.compressed > gated.params.dense);
+    let sequential = "mode = \"sequential\"\ntarget = 0.6\nstatic_target = 0.8";
+    let (_d, dir, both, record) = finished(&format!("{sequential}\n{steps}"));
+    assert!(both.params.compressed < both.params.dense);
+    assert!(both.macs.static_ratio <= 0.8 && both.macs.effective < both.macs.static_part);
+    assert!(
+        record.metrics[..6]
+            .iter()
+            .all(|m| m.stage == "search" && m.gate_rates == [1.0; 4])
+    );
+    assert!(dir.join("model-masked.onnx").is_file());
     let (_c, _, dense, record) = finished(&format!("mode = \"dense\"\n{steps}"));
     assert_eq!(dense.macs.effective, dense.macs.dense);
     assert_eq!(dense.bytes, dense.bytes_dense);
@@ -295,6 +335,34 @@ fn every_mode_runs_through_the_same_code() {
             .iter()
             .all(|m| m.stage == "dense" && m.resource == 0.0)
     );
+}
+
+/// The control and the baseline of gates, with the budget of `UNIFIED`.
+#[test]
+fn what_decides_is_on_the_card_and_in_the_folder() {
+    let gate = |decide| UNIFIED.replace("input = \"mean\"", &format!("decide = \"{decide}\""));
+    let (_a, dir, constant, _) = finished(&gate("constant"));
+    assert_eq!(constant.gates.decide, Some(DecideBy::Constant));
+    assert!(constant.gates.constant && constant.macs.effective < constant.macs.static_part);
+    let shared = &constant.macs.by_batch;
+    assert!(shared.values().all(|&macs| macs == constant.macs.effective));
+    assert!(dir.join("model.onnx").is_file() && dir.join("model-masked.onnx").is_file());
+
+    let random = spec(&gate("random"), "").replace("every = 4", "every = 4\nonnx = false");
+    let (_b, dir, random, _) = finish_spec(&random);
+    assert_eq!(random.gates.decide, Some(DecideBy::Random));
+    assert!(random.gates.distinct_paths > 8, "{:?}", random.gates);
+    let again = evaluate(&EvalArgs {
+        dir: dir.clone(),
+        data: None,
+        format: None,
+        batch: 8,
+        mode: GateMode::Shared,
+        json: true,
+    });
+    assert_eq!(again.unwrap().macs.effective, random.macs.by_batch["8"]);
+    let refused = espalier_onnx::export(&dir, &dir).unwrap_err().to_string();
+    assert!(refused.contains("gate.decide: random gates"), "{refused}");
 }
 
 #[test]

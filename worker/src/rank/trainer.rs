@@ -4,7 +4,7 @@ use std::path::Path;
 
 use espalier_collective::Collective;
 use espalier_data::Loaded;
-use espalier_job::{Job, Mode};
+use espalier_job::Job;
 use espalier_vit::{Choice, Cost, Param, Ranking, Search, Structure, Vit, slice};
 use tch::{Tensor, no_grad};
 
@@ -100,6 +100,7 @@ impl<'a> Trainer<'a> {
         let tensors = checkpoint::load(
             folder,
             trainer.parameters(),
+            trainer.importance(),
             trainer.ema.is_some(),
             trainer.model.device(),
         )?;
@@ -118,7 +119,7 @@ impl<'a> Trainer<'a> {
     /// The whole model, with alpha where the job prunes.
     fn whole(prepared: &'a Prepared, model: Vit) -> Result<Self, TrainError> {
         let compress = &prepared.job.compress;
-        let search = matches!(compress.mode, Mode::Unified | Mode::Static).then(|| {
+        let search = compress.mode.prunes().then(|| {
             let dims = &model.config().dims;
             Search::new(dims, &compress.static_part, model.device())
         });
@@ -178,6 +179,14 @@ impl<'a> Trainer<'a> {
         parameters(&self.model, self.search.as_ref())
     }
 
+    /// What a search that ranks by gradients knows of them.
+    fn importance(&self) -> Vec<Param> {
+        self.search
+            .as_ref()
+            .map(Search::importance)
+            .unwrap_or_default()
+    }
+
     /// The structure that the model would have if the search ended now.
     pub fn structure(&self) -> Structure {
         match &self.search {
@@ -205,12 +214,18 @@ impl<'a> Trainer<'a> {
         {
             search.rank(&self.model);
         }
+        // A function of the step alone, so that it needs no place in a checkpoint.
+        let threshold = self.setting(step).threshold();
+        self.model.set_threshold(threshold);
         let outcome = step::run(&self.setting(step), own, world)?;
         if !outcome.loss.is_finite() {
             return Err(TrainError::Diverged {
                 step,
                 loss: outcome.loss,
             });
+        }
+        if let Some(search) = &mut self.search {
+            search.observe(&self.model, |name| self.flat.part(&outcome.gradient, name));
         }
         // The optimiser starts anew with each stage, so its updates count from the stage's start.
         let t = position.index + 1;
@@ -273,6 +288,7 @@ impl<'a> Trainer<'a> {
             parameters: self.parameters(),
             moments: (mean.shallow_clone(), square.shallow_clone()),
             average: self.ema.as_ref().map(|ema| ema.average().shallow_clone()),
+            importance: self.importance(),
         };
         checkpoint::save(folder, &state, &tensors)
     }
@@ -308,13 +324,15 @@ impl<'a> Trainer<'a> {
         let (model, choice) = match self.search.take() {
             Some(search) => {
                 let compress = &self.job().compress;
-                let next = transition(&self.model, &search, &self.cost, compress)
+                // What the tune stage's gates cost is part of its static MACs.
+                let cost = Cost::new(&self.model.config().dims, self.prepared.gate.as_ref());
+                let next = transition(&self.model, &search, &cost, compress)
                     .map_err(|error| TrainError::Machine(error.to_string()))?;
                 (next.model, Some(next.choice))
             }
             None => (self.sliced(&self.model.config().structure)?, None),
         };
-        *self = Self::of_stage(self.prepared, model, None);
+        *self = Self::of_stage(self.prepared, self.with_gates(model)?, None);
         self.step = step;
         Ok(choice)
     }
@@ -322,8 +340,18 @@ impl<'a> Trainer<'a> {
     /// The shape of the tune stage with some weights, for a checkpoint to be loaded into.
     fn become_structure(&mut self, structure: &Structure) -> Result<(), TrainError> {
         let model = self.sliced(structure)?;
-        *self = Self::of_stage(self.prepared, model, None);
+        *self = Self::of_stage(self.prepared, self.with_gates(model)?, None);
         Ok(())
+    }
+
+    /// The model of the tune stage: with new gates where it has none so far.
+    fn with_gates(&self, model: Vit) -> Result<Vit, TrainError> {
+        match self.prepared.gate {
+            Some(gate) if model.config().gate.is_none() => model
+                .with_gates(gate, self.job().train.seed)
+                .map_err(|error| TrainError::Machine(error.to_string())),
+            _ => Ok(model),
+        }
     }
 
     fn sliced(&self, structure: &Structure) -> Result<Vit, TrainError> {

@@ -2,7 +2,8 @@
 
 use std::ops::RangeInclusive;
 
-use espalier_job::{Compress, Mode};
+use super::pattern::{self, margin};
+use espalier_job::{Compress, DecideBy, Mode};
 use espalier_vit::{Choice, Cost, Search, SliceError, Vit, slice};
 
 /// How far off its target the static structure may land: nothing can correct it later.
@@ -27,9 +28,35 @@ pub(super) fn transition(
     cost: &Cost,
     compress: &Compress,
 ) -> Result<Transition, SliceError> {
-    let choice = search.choose_within(cost, static_budget(compress));
+    let choice = choose(model, search, cost, compress);
     let model = slice(model, search.ranking(), &choice.structure)?;
     Ok(Transition { model, choice })
+}
+
+/// The likeliest structure within the budget. Constant gates spend whole modules and cannot make up for what
+/// a structure costs, so for them it is the likeliest of which some modules come as near to the target as any do. [ours]
+fn choose(model: &Vit, search: &Search, cost: &Cost, compress: &Compress) -> Choice {
+    let budget = static_budget(compress);
+    let constant = compress.mode.gates() && compress.gate.decide == DecideBy::Constant;
+    let with_gates = constant.then(|| {
+        let modules = 0..2 * model.config().structure.blocks.len();
+        let keep = compress.gate.keep_init;
+        let first = (keep / (1.0 - keep)).ln();
+        let margins: Vec<f64> = modules
+            .map(|m| {
+                model
+                    .gate_logits(m)
+                    .map_or(first, |logits_2| margin(&logits_2))
+            })
+            .collect();
+        let probabilities = search.probabilities();
+        pattern::around(compress.target)
+            .iter()
+            .find_map(|total| probabilities.within_both(&margins, cost, &budget, total))
+    });
+    with_gates
+        .flatten()
+        .unwrap_or_else(|| search.choose_within(cost, budget))
 }
 
 /// Where F / F_full may be with every gate open. Gates can only skip, so a gated model must have at
@@ -38,7 +65,11 @@ pub(super) fn static_budget(compress: &Compress) -> RangeInclusive<f64> {
     let target = compress.target;
     match (compress.mode, compress.static_target) {
         (Mode::Static, _) => target * (1.0 - STATIC_TOLERANCE)..=target * (1.0 + STATIC_TOLERANCE),
-        (_, Some(most)) => target.max(most * (1.0 - STATIC_TOLERANCE))..=most,
+        // Where the two targets are one, a little less, so that there is a choice.
+        (_, Some(most)) => {
+            let enough = target * (1.0 - STATIC_TOLERANCE / 2.0);
+            enough.max(most * (1.0 - STATIC_TOLERANCE))..=most
+        }
         (_, None) => target..=1.0,
     }
 }
@@ -56,6 +87,8 @@ mod tests {
         assert_eq!(static_budget(&compress), 0.5..=1.0);
         compress.static_target = Some(0.75);
         assert_eq!(static_budget(&compress), 0.75 * 0.99..=0.75);
+        compress.static_target = Some(0.5);
+        assert_eq!(static_budget(&compress), 0.4975..=0.5);
         compress.mode = Mode::Static;
         assert_eq!(static_budget(&compress), 0.495..=0.505);
     }

@@ -153,3 +153,54 @@ fn a_budget_below_what_is_fixed_is_said_to_be_missed() {
         choice.reason
     );
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Two modules can be tried out: nothing likelier meets both budgets.
+    #[test]
+    fn both_budgets_are_met_by_the_likeliest(
+        scores in scores(),
+        margins in prop::array::uniform2(-3.0_f64..3.0),
+        kept in 0.1_f64..0.35,
+        spent in 0.05_f64..0.3,
+    ) {
+        let cost = Cost::new(&dims(), None);
+        let all = with_scores(&scores);
+        // What is not among the first two modules is dropped.
+        let mut modules = all.modules;
+        modules.iter_mut().skip(2).for_each(|candidates| candidates.truncate(1));
+        let few = Probabilities { modules };
+        let budget = 0.8 * kept..=kept;
+        let total = 0.7 * spent..=spent;
+        let margins = [&margins[..], &[0.0; 6]].concat();
+        let found = few.within_both(&margins, &cost, &budget, &total);
+
+        let log_sigmoid = |z: f64| -(-z).exp().ln_1p();
+        let mut best: Option<f64> = None;
+        for attn in &few.modules[0] {
+            for ffn in &few.modules[1] {
+                for open in [[true, true], [true, false], [false, true], [false, false]] {
+                    let module = |m: usize, candidate: &Candidate| {
+                        let macs = cost.module(m, candidate.size, 1.0) / cost.dense();
+                        let margin = if open[m] { margins[m] } else { -margins[m] };
+                        let gate = if candidate.size > 0 { log_sigmoid(margin) } else { 0.0 };
+                        (macs, if open[m] { macs } else { 0.0 }, candidate.score + gate)
+                    };
+                    let fixed = cost.fixed() / cost.dense();
+                    let (a, b) = (module(0, attn), module(1, ffn));
+                    let (kept, spent) = (fixed + a.0 + b.0, fixed + a.1 + b.1);
+                    let rest: f64 = few.modules[2..].iter().map(|c| c[0].score).sum();
+                    if budget.contains(&kept) && total.contains(&spent) {
+                        best = Some(best.unwrap_or(f64::MIN).max(a.2 + b.2 + rest));
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(best.is_some(), found.is_some());
+        if let (Some(best), Some(choice)) = (best, found) {
+            prop_assert!(choice.within_budget);
+            prop_assert!((choice.score - best).abs() < 1e-9, "{} {best}", choice.score);
+        }
+    }
+}

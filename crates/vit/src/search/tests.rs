@@ -1,4 +1,5 @@
 use espalier_job::Architecture;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -130,4 +131,44 @@ fn what_is_not_searched_has_no_alpha_and_stays_whole() {
             .iter()
             .all(|block| block.heads == 4 && block.neurons == 8)
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Whatever alpha says and whichever way the structure is chosen: a module that stays has a head, or
+    /// 8 neurons.
+    #[test]
+    fn every_choice_keeps_whole_modules_or_none(
+        values in prop::collection::vec(-9.0_f32..9.0, 24),
+        budget in 0.0_f64..1.0,
+        total in 0.0_f64..1.0,
+    ) {
+        let search = Search::new(&dims(), &Static::default(), Device::Cpu);
+        let mut values = values.into_iter();
+        for param in search.parameters() {
+            let alpha: Vec<f32> = values.by_ref().take(param.tensor.numel()).collect();
+            let alpha = Tensor::from_slice(&alpha).view_as(&param.tensor);
+            tch::no_grad(|| param.tensor.shallow_clone().copy_(&alpha));
+        }
+        let cost = Cost::new(&dims(), None);
+        let joint = search.probabilities().within_both(
+            &[0.5, -0.5, 1.0, 2.0],
+            &cost,
+            &(0.0..=budget),
+            &(0.0..=total),
+        );
+        let chosen = [
+            Some(search.choose()),
+            Some(search.choose_within(&cost, 0.9 * budget..=budget).structure),
+            joint.map(|choice| choice.structure),
+        ];
+        for structure in chosen.into_iter().flatten() {
+            let config = crate::Config {
+                structure,
+                ..crate::Config::dense(dims(), vec![0.5], vec![0.5])
+            };
+            prop_assert_eq!(config.check(), Ok(()));
+        }
+    }
 }

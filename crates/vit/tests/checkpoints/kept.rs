@@ -1,4 +1,4 @@
-use espalier_job::{Architecture, Average, Distilled, GateInput, QkScale, Stem};
+use espalier_job::{Architecture, Average, DecideBy, Distilled, GateInput, QkScale, Stem};
 use espalier_random::{Rng as _, StandardNormal, Stream, rng};
 use espalier_vit::{BlockStructure, Config, Dims, GateConfig, Structure, Vit};
 use tch::{Device, Tensor, no_grad};
@@ -16,7 +16,7 @@ pub(crate) struct Kept {
 
 /// Between them: every stem, every kind of gate, every option of the architecture, and modules that
 /// are whole, sliced and dropped.
-pub(crate) fn kept() -> [Kept; 4] {
+pub(crate) fn kept() -> [Kept; 5] {
     let plain = Architecture::default();
     let t2t = Dims {
         image_size: 32,
@@ -60,7 +60,22 @@ pub(crate) fn kept() -> [Kept; 4] {
             config: config(
                 t2t,
                 [(3, 16), (1, 32), (2, 24)],
-                Some(gate(GateInput::Cls, Average::Logits, 0.0)),
+                Some(GateConfig {
+                    threshold_shared: Some(2.0),
+                    ..gate(GateInput::Cls, Average::Logits, 0.0)
+                }),
+            ),
+        },
+        Kept {
+            name: "gated-constant",
+            noise: 500,
+            config: config(
+                dims(plain),
+                [(3, 16), (2, 0), (1, 32)],
+                Some(GateConfig {
+                    decide: DecideBy::Constant,
+                    ..gate(GateInput::Cls, Average::Logits, 0.1)
+                }),
             ),
         },
         Kept {
@@ -116,11 +131,13 @@ fn dims(architecture: Architecture) -> Dims {
 
 fn gate(input: GateInput, average: Average, threshold: f64) -> GateConfig {
     GateConfig {
+        decide: DecideBy::Input,
         input,
         average,
         hidden: 6,
         keep_init: 0.6,
         threshold,
+        threshold_shared: None,
     }
 }
 

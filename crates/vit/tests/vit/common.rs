@@ -1,4 +1,4 @@
-use espalier_job::{Architecture, Average, Distilled, GateInput, QkScale, Stem};
+use espalier_job::{Architecture, Average, DecideBy, Distilled, GateInput, QkScale, Stem};
 use espalier_random::{Rng as _, StandardNormal, Stream, rng};
 use espalier_vit::{Config, Dims, GateConfig, Vit};
 use tch::{Device, Tensor, no_grad};
@@ -56,11 +56,13 @@ pub(crate) fn families() -> Vec<Dims> {
 
 pub(crate) fn gates(input: GateInput, average: Average) -> GateConfig {
     GateConfig {
+        decide: DecideBy::Input,
         input,
         average,
         hidden: 8,
         keep_init: 0.6,
         threshold: 0.0,
+        threshold_shared: None,
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(non_snake_case, clippy::expect_used, clippy::unwrap_used)]
 
 mod common;
+mod distillation;
 mod import;
 mod layout;
 mod modes;

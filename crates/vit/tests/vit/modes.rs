@@ -1,7 +1,7 @@
 //! Shared, per-sample and forced decisions.
 
-use espalier_job::{Average, GateInput};
-use espalier_vit::{Groups, Routing, Vit, gate_noise};
+use espalier_job::{Average, DecideBy, GateInput};
+use espalier_vit::{GateConfig, Groups, Routing, Vit, gate_noise};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::common::{assert_close, dense, dims, gated, gates, images};
@@ -123,6 +123,62 @@ fn one_training_group_a_sample_without_noise_is_per_sample() {
         let sum_M = decisions_BM.sum_dim_intlist(0, false, None);
         assert_close(&trained.open_M.detach(), &sum_M, 1e-6);
     }
+}
+
+fn deciding(decide: DecideBy) -> Vit {
+    gated(GateConfig {
+        decide,
+        ..gates(GateInput::Mean, Average::Logits)
+    })
+}
+
+#[test]
+fn constant_gates_decide_the_same_in_every_mode() {
+    let vit = deciding(DecideBy::Constant);
+    let x_BCHW = images(&dims(), BATCH, 9);
+    let (logits_BK, decisions_BM) = per_sample(&vit, &x_BCHW);
+    assert_eq!(distinct(&decisions_BM), 1);
+    let rate = decisions_BM.mean(Kind::Double).double_value(&[]);
+    assert!(rate > 0.0 && rate < 1.0, "nothing is decided: {rate}");
+    let shared = no_grad(|| vit.forward(&x_BCHW, &Routing::Shared));
+    assert_eq!(shared.decisions_BM, decisions_BM);
+    assert_eq!(shared.logits_BK, logits_BK);
+}
+
+#[test]
+fn chance_keeps_the_asked_share_and_knows_the_sample_alone() {
+    let mut vit = deciding(DecideBy::Random);
+    let x_BCHW = images(&dims(), 600, 10);
+    for rate in [0.3, 0.8_f64] {
+        vit.set_threshold((1.0 / rate - 1.0).ln());
+        let (logits_BK, decisions_BM) = per_sample(&vit, &x_BCHW);
+        let kept_M = decisions_BM.mean_dim([0].as_slice(), false, Kind::Double);
+        for kept in Vec::<f64>::try_from(&kept_M).unwrap() {
+            // 4 standard deviations of the mean of 600.
+            assert!((kept - rate).abs() < 0.082, "{kept} for {rate}");
+        }
+        assert_eq!(per_sample(&vit, &x_BCHW).1, decisions_BM);
+        // In another order and beside others.
+        let (flipped_BK, flipped_BM) = per_sample(&vit, &x_BCHW.flip([0]).narrow(0, 0, 7));
+        assert_eq!(flipped_BM, decisions_BM.flip([0]).narrow(0, 0, 7));
+        assert_close(&flipped_BK, &logits_BK.flip([0]).narrow(0, 0, 7), 1e-5);
+    }
+}
+
+#[test]
+fn chance_draws_once_for_a_batch() {
+    let mut vit = deciding(DecideBy::Random);
+    vit.set_threshold(0.0);
+    let draws: Vec<Tensor> = (0..40)
+        .map(|index| {
+            let x_BCHW = images(&dims(), 3, index);
+            let output = no_grad(|| vit.forward(&x_BCHW, &Routing::Shared));
+            assert_eq!(distinct(&output.decisions_BM), 1);
+            output.decisions_BM.narrow(0, 0, 1)
+        })
+        .collect();
+    let rate = Tensor::cat(&draws, 0).mean(Kind::Double).double_value(&[]);
+    assert!((rate - 0.5).abs() < 0.13, "{rate}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The search's masks and the sliced model.
 
-use espalier_job::{Average, GateInput, Static};
+use espalier_job::{Average, GateInput, Importance, Static};
 use espalier_vit::{
     BlockStructure, Groups, ParamKind, Ranking, Routing, Search, SliceError, Structure, Tensors,
     Vit, copy_into, gate_noise, slice,
@@ -59,6 +59,65 @@ fn certain(vit: &Vit) -> Search {
     .into();
     copy_into(&search.parameters(), &alpha).unwrap();
     search
+}
+
+/// What Taylor importance claims: to first order, how much the loss changes when a head or neuron goes.
+#[test]
+fn taylor_importance_is_the_gradient_of_a_mask() {
+    let vit = dense();
+    let options = Static {
+        importance: Importance::Taylor,
+        ..Static::default()
+    };
+    let mut search = Search::new(&dims(), &options, Device::Cpu);
+    let loss = || {
+        let output = vit.forward(&images(&dims(), 6, 1), &Routing::Open);
+        output.logits_BK.square().mean(Kind::Float)
+    };
+    loss().backward();
+    let params = vit.parameters();
+    let named = |name: &str| params.iter().find(|param| param.name == name).unwrap();
+    search.observe(&vit, |name| Some(named(name).tensor.grad()));
+    let importance = search.importance();
+    let (head, neuron) = (2, 11);
+    let step = 1e-2;
+    for (found, weight, first, width) in [
+        (
+            &importance[0].tensor.get(1),
+            "blocks.1.attn.proj.weight",
+            head,
+            8,
+        ),
+        (
+            &importance[1].tensor.get(1),
+            "blocks.1.mlp.fc2.weight",
+            neuron,
+            1,
+        ),
+    ] {
+        let mut columns = named(weight).tensor.narrow(1, first * width, width);
+        let kept = columns.detach().copy();
+        let scaled = |factor: f64| {
+            no_grad(|| {
+                columns.shallow_clone().copy_(&(&kept * factor));
+                loss().double_value(&[])
+            })
+        };
+        let slope = (scaled(1.0 + step) - scaled(1.0 - step)) / (2.0 * step);
+        no_grad(|| columns.copy_(&kept));
+        let found = found.double_value(&[first]);
+        assert!(
+            (found - slope.abs()).abs() < 2e-2 * slope.abs(),
+            "{found} {slope}"
+        );
+    }
+
+    search.rank(&vit);
+    assert!(search.ranking().fits(&dims()));
+    assert_ne!(search.ranking(), &Ranking::by_norm(&vit));
+    // The sums started anew, and without any the norm ranks.
+    search.rank(&vit);
+    assert_eq!(search.ranking(), &Ranking::by_norm(&vit));
 }
 
 #[test]

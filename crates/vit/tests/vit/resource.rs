@@ -1,9 +1,9 @@
 //! The resource term over micro-batches, and the cost of real models.
 
-use espalier_job::{Average, GateInput, Preset, Static};
+use espalier_job::{Average, DecideBy, GateInput, Preset, ResourceForm, Static};
 use espalier_vit::{
-    Budget, Config, Cost, Dims, Groups, Masks, Output, ParamKind, Routing, Search, Sizes,
-    Structure, Vit, gate_noise, global_mean_M, resource_loss,
+    Budget, Config, Cost, Dims, GateConfig, Groups, Masks, Output, ParamKind, Routing, Search,
+    Sizes, Structure, Vit, gate_noise, global_mean_M, resource_loss,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -13,6 +13,7 @@ const BUDGET: Budget = Budget {
     target: 0.4,
     static_target: Some(0.7),
     gamma: 100.0,
+    form: ResourceForm::Square,
 };
 
 /// One micro-batch run forward: (output, its masks, its samples).
@@ -108,6 +109,19 @@ fn soft_cost_of_a_choice_is_its_hard_cost() {
 }
 
 #[test]
+fn an_even_rate_meets_the_target() {
+    let cost = Cost::new(&dims(), None);
+    let mut structure = Structure::full(&dims());
+    structure.blocks[1].neurons = 16;
+    let sizes = Sizes::of(&structure, Device::Cpu);
+    let rate = cost.even_rate(&sizes, 0.4);
+    let met = cost.effective(&structure, |_| rate) / cost.dense();
+    assert!((met - 0.4).abs() < 1e-9, "{met}");
+    assert_eq!(cost.even_rate(&sizes, 1.0), 1.0);
+    assert_eq!(cost.even_rate(&sizes, 0.0), 0.0);
+}
+
+#[test]
 fn cost_is_the_published_one() {
     // Parameters where they are published to the last one, else to 0.01M.
     let published = [
@@ -144,7 +158,13 @@ fn parameters_counted_are_the_learnable_parameters_there_are() {
         let mut structure = Structure::full(&dims);
         structure.blocks[0].heads = 1;
         structure.blocks[1].neurons = 0;
-        for gate in [None, Some(gate)] {
+        let by = |decide| Some(GateConfig { decide, ..gate });
+        for gate in [
+            None,
+            by(DecideBy::Input),
+            by(DecideBy::Constant),
+            by(DecideBy::Random),
+        ] {
             let config = Config {
                 structure: structure.clone(),
                 gate,
