@@ -1,6 +1,6 @@
 # Each target is one line of set-up and one script or cargo command; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint docs reference test-python clean-cache
+.PHONY: help setup build demo test lint docs experiments reference test-python clean-cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,9 @@ lint: setup ## check formatting, lints, and the dependencies' licences and sourc
 
 docs: setup ## regenerate the generated pages of docs/
 	@scripts/docs
+
+experiments: build ## train the tables of experiments/ and write their report (about two hours; ARGS="...")
+	@scripts/experiments $(ARGS)
 
 reference: ## recompute the stored PyTorch reference values (installs PyTorch: 4.6 GB)
 	@scripts/reference

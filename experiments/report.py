@@ -1,0 +1,173 @@
+"""Writes the report of the experiments: Markdown, plots and the cards it was made from."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+from figures import BATCHES, Cards, Figure
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt  # noqa: E402  the backend is chosen first
+
+# The same figures give the same file.
+plt.rcParams["svg.hashsalt"] = "espalier"
+SVG = {"Date": None, "Creator": None}
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(figure: Figure) -> str:
+    return figure.text(100)
+
+
+def adaptivity(cards: Cards, row: str) -> list[str]:
+    """Whether gates look at their input."""
+    gain = cards.figure(row, "gates", "shuffle_gain")
+    paths, top = cards.figure(row, "gates", "distinct_paths"), cards.figure(row, "gates", "top_path_share")
+    over_constant = percent(cards.accuracy(row).minus(cards.accuracy("constant"))) if "constant" in cards.rows else ""
+    return [paths.text(digits=1), percent(top), percent(gain), over_constant]
+
+
+ADAPTIVITY = ["paths", "top path, %", "over shuffled", "over constant"]
+
+
+def policies(cards: Cards) -> str:
+    rows = [
+        [row, *(percent(cards.accuracy(row, batch)) for batch in BATCHES), percent(cards.accuracy(row)), percent(cards.over_batches(row))]
+        for row in cards.rows
+    ]
+    accuracy = table(["policy", *(f"B = {batch}" for batch in BATCHES), "per sample", "best - worst B"], rows)
+    rows = [
+        [row, *(cards.macs(row, batch).text(digits=3) for batch in BATCHES), cards.macs(row).text(digits=3), *adaptivity(cards, row)]
+        for row in cards.rows
+    ]
+    macs = table(["policy", *(f"F at {batch}" for batch in BATCHES), "per sample", *ADAPTIVITY], rows)
+    return f"Accuracy, %:\n\n{accuracy}\n\nHard MACs over dense, and what the gates do:\n\n{macs}"
+
+
+def methods(cards: Cards) -> str:
+    rows = [
+        [
+            row.rsplit("-", 1)[1],
+            row.rsplit("-", 1)[0],
+            percent(cards.accuracy(row)),
+            cards.macs(row).text(digits=3),
+            cards.figure(row, "macs", "static_ratio").text(digits=3),
+            *[cards.figure(row, "gates", "distinct_paths").text(digits=1), percent(cards.figure(row, "gates", "shuffle_gain"))],
+        ]
+        for row in cards.rows
+    ]
+    return table(["target", "method", "accuracy, %", "F", "F, static", "paths", "over shuffled"], rows)
+
+
+def recipes(cards: Cards) -> str:
+    rows = [
+        [row, percent(cards.accuracy(row)), cards.macs(row).text(digits=3), cards.macs(row, 256).text(digits=3), *adaptivity(cards, row)]
+        for row in cards.rows
+    ]
+    return table(["recipe", "accuracy, %", "F", "F at 256", *ADAPTIVITY], rows)
+
+
+def claims(sections: dict[str, Cards]) -> str:
+    """Each claim, the paired difference that it is about, and whether the seeds bear it out."""
+    rows = []
+
+    def claim(text: str, difference: Figure) -> None:
+        rows.append([text, f"{percent(difference)} points", difference.verdict()])
+
+    found = sections["policies"]
+    if {"recursive", "whole"} <= set(found.rows):
+        for row in found.rows:
+            if row not in ("recursive", "constant"):
+                for batch in (256, 1):
+                    difference = found.accuracy("recursive", batch).minus(found.accuracy(row, batch))
+                    claim(f"recursive is better than {row} at B = {batch} [paper]", difference)
+        claim(
+            "recursive varies less over the inference batch than whole [paper]",
+            found.over_batches("whole").minus(found.over_batches("recursive")),
+        )
+    for cards, name in ((found, "recursive"), (found, "whole")):
+        if name in cards.rows:
+            claim(f"{name}: gates are worth more than the same patterns shuffled", cards.figure(name, "gates", "shuffle_gain"))
+            if "constant" in cards.rows:
+                claim(f"{name}: gates are worth more than constant ones", cards.accuracy(name).minus(cards.accuracy("constant")))
+    found = sections["methods"]
+    for row in found.rows:
+        method, budget = row.rsplit("-", 1)
+        unified = f"unified-{budget}"
+        if method != "unified" and unified in found.rows:
+            source = " [paper]" if method in ("static", "dynamic") else ""
+            claim(f"unified is better than {method} at {budget}{source}", found.accuracy(unified).minus(found.accuracy(row)))
+    return table(["claim", "mean difference ± spread over the seeds", "verdict"], rows) if rows else "No table was run that a claim is about."
+
+
+def plot_policies(cards: Cards, path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(6.4, 4))
+    for row in cards.rows:
+        means = [100 * cards.accuracy(row, batch).mean for batch in BATCHES]
+        spreads = [100 * cards.accuracy(row, batch).spread for batch in BATCHES]
+        axes.errorbar(BATCHES, means, yerr=spreads, marker="o", capsize=2, label=row)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("inference batch, deciding together")
+    axes.set_ylabel("accuracy, %")
+    axes.legend()
+    save(figure, path)
+
+
+def plot_methods(cards: Cards, path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(6.4, 4))
+    names = dict.fromkeys(row.rsplit("-", 1)[0] for row in cards.rows)
+    for name in names:
+        own = [row for row in cards.rows if row.rsplit("-", 1)[0] == name]
+        macs = [cards.macs(row).mean for row in own]
+        axes.errorbar(
+            macs,
+            [100 * cards.accuracy(row).mean for row in own],
+            yerr=[100 * cards.accuracy(row).spread for row in own],
+            marker="o",
+            capsize=2,
+            label=name,
+        )
+    axes.set_xlabel("hard MACs over dense")
+    axes.set_ylabel("accuracy, %")
+    axes.legend()
+    save(figure, path)
+
+
+def save(figure, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, metadata=SVG)
+    plt.close(figure)
+
+
+def write(out: Path, cards: list[tuple], about: dict) -> None:
+    """Writes report.md, the plots and cards.json into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    sections = {name: Cards(cards, name) for name in ("dense", "policies", "methods", "recipes")}
+    parts = [
+        "# The paper's claims at a small scale",
+        f"Made by `{about['command']}` at commit `{about['commit']}` on {about['machine']}. [README.md](../README.md) says what each table "
+        "is and how to read it. Figures are means over the seeds ± their standard deviation.",
+        "## What holds here",
+        claims(sections),
+    ]
+    dense = sections["dense"]
+    if dense.rows:
+        parts += ["## The dense model", f"Accuracy on as many epochs: {percent(dense.accuracy('dense'))} %."]
+    for name, title, text, plot in (
+        ("policies", "How the training batch is cut into groups", policies, plot_policies),
+        ("methods", "Unified against its parts and baselines", methods, plot_methods),
+        ("recipes", "What makes gates look at their input", recipes, None),
+    ):
+        if not sections[name].rows:
+            continue
+        parts += [f"## {title}", text(sections[name])]
+        if plot:
+            plot(sections[name], out / f"{name}.svg")
+            parts.append(f"![{title}]({name}.svg)")
+    (out / "report.md").write_text("\n\n".join(parts) + "\n")
+    kept = [{"table": run.table, "row": run.row, "seed": run.seed, "card": card} for run, card in cards]
+    (out / "cards.json").write_text(json.dumps(kept, indent=1) + "\n")

@@ -1,0 +1,99 @@
+"""Which jobs each table is made of. Pure: the same arguments give the same runs.
+
+A run is base.toml with some fields replaced, for one seed. Its name is the run's identity: a finished run is not run again.
+"""
+
+from dataclasses import dataclass, field
+
+SEEDS = (1, 2, 3)
+TARGET = 0.5
+BUDGETS = (0.4, 0.5, 0.6)
+
+# Every micro-batch has 128 samples, so `random` draws up to 64 of them, as the paper does.
+POLICIES = {
+    "whole": "whole",
+    "uniform-32": {"uniform": 32},
+    "uniform-8": {"uniform": 8},
+    "random-1-64": {"random": {"lo": 1, "hi": 64}},
+    "recursive": "recursive",
+}
+
+METHODS = {
+    "unified": {"compress.mode": "unified"},
+    "static": {"compress.mode": "static", "compress.static_target": None},
+    "dynamic": {"compress.mode": "dynamic", "compress.static_target": None},
+    "sequential": {"compress.mode": "sequential"},
+    "random-skip": {"compress.mode": "dynamic", "compress.static_target": None, "compress.gate.decide": "random"},
+    "constant": {"compress.gate.decide": "constant"},
+}
+
+# What may make gates look at their input. One thing at a time, then together.
+RECIPES = {
+    "plain": {"compress.gate.keep_init": 0.95, "compress.gate.lr_scale": 4.0},
+    "quick-gates": {},
+    "information": {"compress.gate.information": 0.1},
+    "singles": {"compress.grouping": [{"policy": {"uniform": 1}}]},
+    "probability": {"compress.gate.average": "probability"},
+    "cls": {"compress.gate.input": "cls"},
+    "wide-gates": {"compress.gate.hidden_ratio": 0.5},
+    "long-tune": {"compress.tune.epochs": 6.0},
+    "information-long-tune": {"compress.gate.information": 0.1, "compress.tune.epochs": 6.0},
+    "constant": {"compress.gate.decide": "constant"},
+    "constant-long-tune": {"compress.gate.decide": "constant", "compress.tune.epochs": 6.0},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job."""
+
+    table: str
+    row: str
+    seed: int
+    data: str = "plain"
+    fields: dict = field(default_factory=dict, hash=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.table}.{self.row}.{self.seed}"
+
+
+def dense(data: str = "plain", table: str = "dense") -> list[Run]:
+    """The dense model on as many epochs, for each seed."""
+    fields = {
+        "compress": {"mode": "dense", "tune": {"epochs": 3.0}},
+    }
+    return [Run(table, "dense", seed, data, fields) for seed in SEEDS]
+
+
+def policies() -> list[Run]:
+    """How the training batch is cut into groups, at one budget."""
+    runs = [
+        Run("policies", row, seed, "plain", {"compress.target": TARGET, "compress.grouping": [{"policy": policy}]})
+        for row, policy in POLICIES.items()
+        for seed in SEEDS
+    ]
+    control = METHODS["constant"] | {"compress.target": TARGET}
+    return runs + [Run("policies", "constant", seed, "plain", control) for seed in SEEDS]
+
+
+def methods() -> list[Run]:
+    """Unified against its parts and baselines, at each budget."""
+    runs = []
+    for budget in BUDGETS:
+        # The static part keeps half of what the gates are to save.
+        share = {"compress.target": budget, "compress.static_target": (1.0 + budget) / 2}
+        for row, fields in METHODS.items():
+            runs += [Run("methods", f"{row}-{budget}", seed, "plain", share | fields) for seed in SEEDS]
+    return runs
+
+
+def recipes() -> list[Run]:
+    """What makes gates depend on their input: chosen on held-out training images of mixed difficulty, never on the test set."""
+    return [Run("recipes", row, 1, "mixed", {"compress.target": TARGET} | fields) for row, fields in RECIPES.items()]
+
+
+def all_runs(tables: list[str]) -> list[Run]:
+    """The runs of the named tables, those that others are compared with first."""
+    makers = {"dense": dense, "policies": policies, "methods": methods, "recipes": recipes}
+    return [run for table in makers if table in tables for run in makers[table]()]

@@ -1,0 +1,67 @@
+"""The experiments' pure parts: which runs there are, and what is read off their cards."""
+
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import figures  # noqa: E402  found through the path above
+import tables  # noqa: E402
+
+
+def card(accuracy: float, by_batch: list[float]) -> dict:
+    shared = dict(zip(map(str, figures.BATCHES), by_batch, strict=True))
+    macs = {"dense": 200.0, "effective_ratio": 0.5, "by_batch": {str(batch): 100.0 for batch in figures.BATCHES}}
+    return {"accuracy": {"per_sample": accuracy, "shared": shared}, "macs": macs}
+
+
+class Tables(unittest.TestCase):
+    def test_every_run_has_a_name_of_its_own_that_a_registry_takes(self) -> None:
+        names = [run.name for run in tables.all_runs(["dense", "policies", "methods", "recipes"])]
+        self.assertEqual(len(names), len(set(names)))
+        for name in names:
+            self.assertRegex(name, r"^[a-z0-9][a-z0-9._-]{0,62}$")
+
+    def test_recipes_never_see_the_test_set(self) -> None:
+        self.assertEqual({run.data for run in tables.recipes()}, {"mixed"})
+
+    def test_budgets_are_equal_within_a_table(self) -> None:
+        self.assertEqual({run.fields["compress.target"] for run in tables.policies()}, {tables.TARGET})
+        for run in tables.methods():
+            self.assertEqual(run.fields["compress.target"], float(run.row.rsplit("-", 1)[1]))
+
+
+class Figures(unittest.TestCase):
+    def test_a_difference_is_taken_seed_by_seed(self) -> None:
+        difference = figures.Figure((0.9, 0.8)).minus(figures.Figure((0.8, 0.9)))
+        self.assertAlmostEqual(difference.mean, 0.0)
+        self.assertAlmostEqual(difference.spread, 0.1 * 2**0.5)
+
+    def test_a_verdict_needs_all_seeds(self) -> None:
+        for values, verdict in (
+            ((0.1, 0.2, 0.3), "holds here"),
+            ((-0.1, -0.2, 0.0), "does not hold here"),
+            ((0.1, -0.1, 0.3), "not shown: the seeds disagree"),
+            ((0.1,), "one seed shows nothing"),
+        ):
+            self.assertEqual(figures.Figure(values).verdict(), verdict)
+
+    def test_cards_are_grouped_by_row_in_the_order_of_seeds(self) -> None:
+        runs = [
+            (tables.Run("policies", "whole", 2), card(0.7, [0.7] * 6)),
+            (tables.Run("policies", "whole", 1), card(0.6, [0.5, 0.6, 0.6, 0.6, 0.6, 0.9])),
+            (tables.Run("methods", "static-0.5", 1), card(0.1, [0.1] * 6)),
+        ]
+        cards = figures.Cards(runs, "policies")
+        self.assertEqual(cards.rows, ["whole"])
+        self.assertEqual(cards.accuracy("whole").values, (0.6, 0.7))
+        self.assertEqual(cards.accuracy("whole", 1).values, (0.9, 0.7))
+        self.assertEqual(cards.macs("whole", 256).values, (0.5, 0.5))
+        spans = cards.over_batches("whole").values
+        self.assertAlmostEqual(spans[0], 0.4)
+        self.assertEqual(spans[1], 0.0)
+
+
+if __name__ == "__main__":
+    unittest.main()
