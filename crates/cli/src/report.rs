@@ -54,6 +54,10 @@ pub(crate) fn card(report: &Value) -> String {
         by_batch(&report["latency_ms"]["compressed"], millis),
     );
     row(
+        "gates, decided by",
+        report["gates"]["decide"].as_str().map(str::to_owned),
+    );
+    row(
         "gates, distinct paths",
         count(&report["gates"]["distinct_paths"]),
     );
@@ -166,7 +170,7 @@ mod tests {
         let report = json!({
             "accuracy": { "per_sample": 0.8812, "shared": { "64": 0.88, "1": 0.8812 } },
             "macs": { "dense": 4_599_000, "effective": 2_299_500.0, "effective_ratio": 0.5 },
-            "gates": { "shuffle_gain": -0.0012, "rate": [{ "block": 0, "attn": null, "ffn": 0.5 }] },
+            "gates": { "decide": "constant", "shuffle_gain": -0.0012, "rate": [{ "block": 0, "attn": null, "ffn": 0.5 }] },
         });
         let card = card(&report);
         for line in [
@@ -174,6 +178,7 @@ mod tests {
             "accuracy, shared, by batch   1: 88.12%  64: 88.00%",
             "MACs, dense                  4,599,000",
             "MACs, effective              2,299,500 (0.500 of dense)",
+            "gates, decided by            constant",
             "gates, gain over shuffled    -0.12 points",
             "gate rates, block: MHSA FFN  0: - 0.50",
         ] {
