@@ -137,6 +137,7 @@ async fn lead(
     };
     let hook = Arc::new(Ledger::new(store.clone(), handle.clone()));
     let registry = RegistryService::new(blobs, leader, hook);
+    tasks.spawn(registry.clone().keep_clean(halt.clone()));
     let routes = routes(registry.clone(), handle, sessions, &tasks, &halt).await?;
     let served = async {
         let served = serve(listener, routes, halt.clone()).await;
@@ -205,9 +206,7 @@ async fn routes(
     let workers = WorkerServiceServer::new(Workers::new(sessions, tasks.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let registry = RegistryServiceServer::new(registry)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+    let registry = registry.into_server();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<JobServiceServer<Jobs>>().await;
     health.set_serving::<WorkerServiceServer<Workers>>().await;

@@ -51,6 +51,7 @@ async fn list(
             page_token,
             name: name.clone(),
             include_training,
+            filter: String::new(),
         };
         let page = client
             .list_checkpoints(connect::unary(request))
@@ -106,7 +107,10 @@ async fn describe(global: &Global, reference: String) -> Result<(), Failure> {
         manifest,
     } = connect::registry(&global.endpoint)
         .await?
-        .get_checkpoint(connect::unary(GetCheckpointRequest { reference }))
+        .get_checkpoint(connect::unary(GetCheckpointRequest {
+            reference,
+            lease: String::new(),
+        }))
         .await
         .map_err(Failure::rpc(operation))?
         .into_inner();

@@ -10,20 +10,20 @@ mod request;
 mod retry;
 
 use std::path::Path;
-use std::time::Duration;
 
 use espalier_proto::v1::{
     Checkpoint, GetCheckpointRequest, ListAliasHistoryRequest, ListAliasHistoryResponse,
-    ListCheckpointsRequest, ListCheckpointsResponse,
+    ListCheckpointsRequest, ListCheckpointsResponse, ReleaseLeaseRequest,
 };
+use tokio::task::JoinError;
 
 use self::connection::{Connection, unary};
+use crate::files::blocking;
 use crate::{Digest, Manifest};
 pub use error::ClientError;
+pub use progress::Moved;
+pub use push::Pushed;
 pub use request::{Alias, Expected, PublishRequest};
-
-/// Bytes a second of the slowest link that is waited for.
-const SLOWEST: u64 = 256 << 10;
 
 /// A client of the registry at one endpoint. Clones share the connection, which mends itself.
 #[derive(Clone, Debug)]
@@ -41,7 +41,17 @@ pub struct Found {
 }
 
 /// A checkpoint that now lies in a folder.
-pub type Pulled = Found;
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// Its identity, `sha256:...`.
+    pub digest: String,
+    /// Verified against the digest.
+    pub manifest: Manifest,
+    /// What the registry says of it.
+    pub checkpoint: Checkpoint,
+    /// What it took.
+    pub moved: Moved,
+}
 
 impl Client {
     /// Connects to `http://host:port`.
@@ -63,6 +73,19 @@ impl Client {
         request: &PublishRequest,
         progress: impl Fn(u64, u64) + Send + Sync + 'static,
     ) -> Result<String, ClientError> {
+        Ok(self.push_folder(dir, request, progress).await?.digest)
+    }
+
+    /// Pushes as [`Client::push`] does, and says what it took: only chunks that the registry lacks move.
+    ///
+    /// # Errors
+    /// As [`Client::push`].
+    pub async fn push_folder(
+        &self,
+        dir: &Path,
+        request: &PublishRequest,
+        progress: impl Fn(u64, u64) + Send + Sync + 'static,
+    ) -> Result<Pushed, ClientError> {
         push::push(&self.0, dir, request, progress).await
     }
 
@@ -78,9 +101,31 @@ impl Client {
         dir: &Path,
         progress: impl Fn(u64, u64) + Send + Sync + 'static,
     ) -> Result<Pulled, ClientError> {
+        let lease = uuid::Uuid::new_v4().to_string();
+        let found = self.look_up(reference, &lease).await?;
+        let moved = pull::pull(&self.0, &found, &lease, dir, progress).await?;
+        release(&self.0, &lease).await;
+        Ok(Pulled {
+            digest: found.digest,
+            manifest: found.manifest,
+            checkpoint: found.checkpoint,
+            moved,
+        })
+    }
+
+    /// What is wrong with a folder that should hold exactly this checkpoint; `None` when nothing is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn compare(
+        &self,
+        reference: &str,
+        dir: &Path,
+    ) -> Result<(Found, Option<String>), ClientError> {
         let found = self.get(reference).await?;
-        pull::pull(&self.0, &found, dir, progress).await?;
-        Ok(found)
+        let (manifest, dir) = (found.manifest.clone(), dir.to_owned());
+        let difference = blocking(move || folder::difference(&dir, &manifest)).await?;
+        Ok((found, difference))
     }
 
     /// Looks a checkpoint up.
@@ -88,9 +133,14 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn get(&self, reference: &str) -> Result<Found, ClientError> {
+        self.look_up(reference, "").await
+    }
+
+    async fn look_up(&self, reference: &str, lease: &str) -> Result<Found, ClientError> {
         let operation = format!("looking up `{reference}`");
         let request = GetCheckpointRequest {
             reference: reference.to_owned(),
+            lease: lease.to_owned(),
         };
         let answer = self
             .0
@@ -151,7 +201,17 @@ impl Client {
     }
 }
 
-/// Time that a transfer of this many bytes may take: a slow link's, so that only a dead one misses it.
-fn transfer_deadline(bytes: u64) -> Duration {
-    Duration::from_secs(60 + bytes / SLOWEST)
+/// Ends a lease. It would end by itself: that it could not be ended is no error.
+async fn release(connection: &Connection, lease: &str) {
+    let request = ReleaseLeaseRequest {
+        lease: lease.to_owned(),
+    };
+    if let Err(status) = connection.rpc().release_lease(unary(request)).await {
+        tracing::debug!(%status, lease, "lease not released");
+    }
+}
+
+/// The result of a task, whose panic goes on here.
+fn joined<T>(result: Result<Result<T, ClientError>, JoinError>) -> Result<T, ClientError> {
+    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

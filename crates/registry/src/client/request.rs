@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use espalier_proto::v1::StepCommit;
 
 use crate::{Digest, Kind, Lineage};
@@ -18,6 +20,12 @@ pub struct PublishRequest {
     /// Id of this publish, of at most 128 letters, digits, `-`, `_` and `.`: repeats with the same id and content are answered
     /// alike. One is made up when it is not set; set it to repeat a push after a restart.
     pub request_id: Option<String>,
+    /// Who pushes, for the alias's history; nobody checks it.
+    pub actor: String,
+    /// First labels of the checkpoint.
+    pub labels: BTreeMap<String, String>,
+    /// Move the alias even if it is protected.
+    pub force: bool,
 }
 
 /// A move of an alias.
@@ -53,6 +61,9 @@ impl PublishRequest {
             lineage: Lineage::default(),
             commit: None,
             request_id: None,
+            actor: String::new(),
+            labels: BTreeMap::new(),
+            force: false,
         }
     }
 }
