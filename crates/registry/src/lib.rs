@@ -25,6 +25,9 @@ mod records;
 mod rules;
 mod service;
 
+#[cfg(test)]
+mod crash_tests;
+
 pub use blobs::Blobs;
 pub use chunks::{ChunkId, MAX_CHUNK};
 pub use client::{

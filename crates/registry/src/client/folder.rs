@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::ClientError;
+use crate::failpoint::reach;
 use crate::files::sync_dir;
 use crate::rules::check_path;
 use crate::{Digest, FileEntry, MAX_FILES, MAX_MANIFEST, Manifest};
@@ -165,6 +166,7 @@ pub(super) fn put_in_place(
         sync_dir(&folder).map_err(file_error("sync", &folder))?;
     }
     fs::rename(partial, dir).map_err(file_error("rename to", dir))?;
+    reach("folder in place");
     let parent = parent(dir);
     sync_dir(&parent).map_err(file_error("sync", &parent))
 }
