@@ -34,14 +34,20 @@ impl Registry {
 
     pub(crate) async fn with_hook(hook: Arc<dyn PublishHook>) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        Self::on(dir, hook).await
+        Self::on(dir, hook, None).await
     }
 
-    async fn on(dir: TempDir, hook: Arc<dyn PublishHook>) -> Self {
+    pub(crate) async fn with_quota(quota: u64) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        Self::on(dir, Arc::new(NoJobs), Some(quota)).await
+    }
+
+    async fn on(dir: TempDir, hook: Arc<dyn PublishHook>, quota: Option<u64>) -> Self {
         let store = Store::open(dir.path().join("state.redb"), Options::default())
             .await
             .expect("store");
-        let blobs = Blobs::open(dir.path().join("blobs")).await.expect("blobs");
+        let blobs = Blobs::with_quota(dir.path().join("blobs"), quota).await;
+        let blobs = blobs.expect("blobs");
         let leader = store.campaign("test").await.expect("leader");
         let service = RegistryService::new(blobs, leader, hook);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
@@ -70,7 +76,7 @@ impl Registry {
         let _ = self.server.await;
         self.service.drain().await;
         self.store.close().await;
-        Self::on(self.dir, Arc::new(NoJobs)).await
+        Self::on(self.dir, Arc::new(NoJobs), None).await
     }
 
     pub(crate) async fn client(&self) -> Client {
