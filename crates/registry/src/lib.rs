@@ -31,7 +31,8 @@ mod crash_tests;
 pub use blobs::Blobs;
 pub use chunks::{ChunkId, MAX_CHUNK};
 pub use client::{
-    Alias, Client, ClientError, Expected, Found, Moved, PublishRequest, Pulled, Pushed,
+    Alias, Client, ClientError, Expected, Fault, Found, Mirror, Moved, PublishRequest, Pulled,
+    Pushed,
 };
 pub use clock::{Clock, SystemClock};
 pub use digest::Digest;

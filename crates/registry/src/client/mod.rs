@@ -3,6 +3,7 @@
 mod connection;
 mod error;
 mod folder;
+mod fsck;
 mod progress;
 mod pull;
 mod push;
@@ -21,6 +22,7 @@ use self::connection::{Connection, unary};
 use crate::files::blocking;
 use crate::{Digest, Manifest};
 pub use error::ClientError;
+pub use fsck::{Fault, Mirror};
 pub use progress::Moved;
 pub use push::Pushed;
 pub use request::{Alias, Expected, PublishRequest};
@@ -108,6 +110,36 @@ impl Client {
         Ok(Pulled {
             digest: found.digest,
             manifest: found.manifest,
+            checkpoint: found.checkpoint,
+            moved,
+        })
+    }
+
+    /// Pulls only the files of a checkpoint that are wanted, as [`Client::pull`] does. A folder with no
+    /// file at all is not made.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn pull_files(
+        &self,
+        reference: &str,
+        dir: &Path,
+        wanted: impl Fn(&str) -> bool,
+        progress: impl Fn(u64, u64) + Send + Sync + 'static,
+    ) -> Result<Pulled, ClientError> {
+        let lease = uuid::Uuid::new_v4().to_string();
+        let mut found = self.look_up(reference, &lease).await?;
+        let whole = found.manifest.clone();
+        found.manifest.files.retain(|file| wanted(&file.path));
+        let moved = if found.manifest.files.is_empty() {
+            Moved::default()
+        } else {
+            pull::pull(&self.0, &found, &lease, dir, progress).await?
+        };
+        release(&self.0, &lease).await;
+        Ok(Pulled {
+            digest: found.digest,
+            manifest: whole,
             checkpoint: found.checkpoint,
             moved,
         })
