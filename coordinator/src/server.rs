@@ -86,7 +86,7 @@ pub enum ServeError {
     /// The store cannot be opened; another coordinator may run on the folder.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The folder of blobs cannot be used.
+    /// The folder of chunks cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// The stored state cannot be read, or the store failed.

@@ -83,7 +83,7 @@ pub enum Command {
 /// Arguments of `up`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
-    /// Folder of all state: the store, the registry's blobs, the workers' scratch space.
+    /// Folder of all state: the store, the registry's chunks, the workers' scratch space.
     #[arg(long, default_value = ".espalier")]
     pub dir: PathBuf,
     /// Address to listen on.

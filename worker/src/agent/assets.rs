@@ -97,7 +97,7 @@ async fn pull(registry: &str, reference: &str, dir: &Path) -> Result<String, Cli
 
 fn blame(error: &ClientError, field: &str, reference: &str) -> (Fault, String) {
     let fault = match error.code() {
-        // A damaged blob stays damaged however often it is read: a person has to restore it.
+        // A damaged chunk stays damaged however often it is read: a person has to restore it.
         Some(Code::NotFound | Code::InvalidArgument | Code::DataLoss) => Fault::User,
         _ => Fault::Infrastructure,
     };
