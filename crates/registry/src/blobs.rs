@@ -116,12 +116,11 @@ impl Blobs {
         }
         let needed = absent.iter().map(|(_, s)| s.data.len() as u64).sum();
         self.check_room(needed).await?;
-        let count = absent.len() as u64;
         let grown = self.0.objects.put(absent).await?;
-        self.0.chunks.fetch_add(count, Ordering::Relaxed);
-        self.0
-            .stored
-            .fetch_add(grown.cast_unsigned(), Ordering::Relaxed);
+        self.0.chunks.fetch_add(grown.objects, Ordering::Relaxed);
+        // In two's complement a sum that wraps around takes away.
+        let bytes = grown.bytes.cast_unsigned();
+        self.0.stored.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 

@@ -77,6 +77,8 @@ pub(crate) struct PublishRecord {
     pub(crate) request: Digest,
     pub(crate) digest: Digest,
     pub(crate) alias_kept: bool,
+    /// Milliseconds since 1970.
+    pub(crate) time_ms: i64,
 }
 
 impl CheckpointRecord {
@@ -200,9 +202,12 @@ pub(crate) fn history_key(name: &str, alias: &str, sequence: u64) -> String {
     format!("{}{sequence:020}", history_prefix(name, alias))
 }
 
+/// Prefix of all [`PublishRecord`]s.
+pub(crate) const PUBLISHES: &str = "publishes/";
+
 /// [`PublishRecord`].
 pub(crate) fn publish_key(request_id: &str) -> String {
-    format!("publishes/{request_id}")
+    format!("{PUBLISHES}{request_id}")
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T, RegistryError> {

@@ -6,6 +6,7 @@
 //! mark     the chunks of every manifest, a page a step
 //! sweep    a page of chunks a step: what is marked, fresh or pinned loses its tombstone; anything else
 //!          gets one, and goes when a collection before this one gave it one and the grace is over
+//! forget   answers to publishes of more than a week ago
 //! ```
 //!
 //! Marking reads the manifests while others publish. It cannot miss one: what was published before it
@@ -56,6 +57,8 @@ enum Stage {
     Sweep(Option<Page>),
     /// Chunks of a page that are due, and the page after it.
     Remove(Vec<Digest>, Option<Page>),
+    /// Answers to publishes that nobody will repeat.
+    Forget(Option<String>),
     Done,
 }
 
@@ -109,7 +112,7 @@ impl Cycle {
                 Some(next) => Stage::Sweep(Some(next)),
                 None => {
                     self.forget_strays().await?;
-                    Stage::Done
+                    Stage::Forget(None)
                 }
             },
             Stage::Remove(mut due, next) => {
@@ -117,6 +120,10 @@ impl Cycle {
                 self.remove(&batch).await?;
                 Stage::Remove(due, next)
             }
+            Stage::Forget(after) => match self.forget_publishes(after).await? {
+                Some(next) => Stage::Forget(Some(next)),
+                None => Stage::Done,
+            },
             Stage::Done => Stage::Done,
         };
         Ok(self.report.swept_chunks - swept)

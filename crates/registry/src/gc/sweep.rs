@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use espalier_proto::v1::CollectGarbageResponse;
-use espalier_store::{MAX_OPS, Op, Txn};
+use espalier_store::{MAX_OPS, Op, Range, Txn};
 use tokio_util::sync::CancellationToken;
 
 use super::cycle::Cycle;
 use crate::failpoint::reach;
-use crate::records::{Tombstone, encode, tombstone_key};
+use crate::records::{PUBLISHES, PublishRecord, Tombstone, decode, encode, tombstone_key};
 use crate::service::RegistryService;
 use crate::{Digest, RegistryError};
+
+/// Time for which a repeated publish is answered as the first was: a week, in milliseconds.
+const REPEATS_MS: i64 = 7 * 24 * 3600 * 1000;
 
 /// Chunks removed while nobody else can pin or publish: some milliseconds.
 pub(super) const BATCH: usize = 32;
@@ -95,6 +98,32 @@ impl Cycle {
             .into_iter()
             .map(|digest| Op::delete(tombstone_key(digest)));
         self.commit(ops.collect()).await
+    }
+
+    /// Forgets old answers to publishes, a page of them; returns where the next begins.
+    pub(super) async fn forget_publishes(
+        &self,
+        after: Option<String>,
+    ) -> Result<Option<String>, RegistryError> {
+        if self.dry_run {
+            return Ok(None);
+        }
+        let mut range = Range::prefix(PUBLISHES);
+        if let Some(after) = after {
+            range = range.after(after);
+        }
+        let page = self.service.store().range(range).await?;
+        let wall_ms = self.service.0.clock.wall_ms();
+        let mut ops = Vec::new();
+        for entry in &page.entries {
+            let record: PublishRecord = decode(entry)?;
+            if wall_ms.saturating_sub(record.time_ms) > REPEATS_MS {
+                ops.push(Op::delete(&entry.key));
+            }
+        }
+        self.commit(ops).await?;
+        let last = page.entries.last().map(|entry| entry.key.clone());
+        Ok(last.filter(|_| page.more))
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<(), RegistryError> {

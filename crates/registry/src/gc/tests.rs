@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::cycle::Cycle;
 use crate::objects::memory::Memory;
-use crate::records::{MANIFESTS, TOMBSTONES};
+use crate::records::{MANIFESTS, PUBLISHES, TOMBSTONES};
 use crate::service::{Options, RegistryService};
 use crate::{
     Blobs, ChunkId, Clock, Digest, FileEntry, Kind, Lineage, Manifest, NoJobs, RegistryError,
@@ -451,6 +451,25 @@ proptest! {
             world.settle().await;
             world.store.close().await;
         });
+    }
+}
+
+#[tokio::test]
+async fn a_publish_is_answered_again_for_a_week() {
+    let mut world = World::new().await;
+    for _ in 0..4 {
+        world.push(0, [1].into(), false).await;
+    }
+    assert_eq!(world.live.len(), 1);
+    for (wait, answers) in [(7 * 24 * 3_600_000, 1), (1, 0)] {
+        world.clock.0.fetch_add(wait, Ordering::Relaxed);
+        world.service.collect(false).await.expect("runs");
+        let page = world
+            .store
+            .range(Range::prefix(PUBLISHES))
+            .await
+            .expect("reads");
+        assert_eq!(page.entries.len(), answers);
     }
 }
 

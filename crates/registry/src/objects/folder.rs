@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tonic::async_trait;
 
-use super::{Head, Listed, Objects, Page};
+use super::{Grown, Head, Listed, Objects, Page};
 use crate::chunks::{Encoding, Stored};
 use crate::failpoint::reach;
 use crate::files::{blocking, sync_dir};
@@ -78,7 +78,7 @@ impl Folder {
         self.shard(digest).join(digest.hex())
     }
 
-    fn put_all(&self, objects: &[(Digest, Stored)]) -> Result<i64, RegistryError> {
+    fn put_all(&self, objects: &[(Digest, Stored)]) -> Result<Grown, RegistryError> {
         let mut staged = Vec::with_capacity(objects.len());
         for (_, object) in objects {
             staged.push(self.stage(object)?);
@@ -86,14 +86,15 @@ impl Folder {
         reach("chunks staged");
         sync_all(&staged)?;
         reach("chunks synced");
-        let mut grown = 0;
+        let mut grown = Grown::default();
         let mut shards = BTreeSet::new();
         for ((digest, object), (from, _)) in objects.iter().zip(&staged) {
             let to = self.path(*digest);
-            let before = fs::metadata(&to).map_or(0, |m| m.len());
+            let before = fs::metadata(&to).ok().map(|m| m.len());
             fs::rename(from, &to).map_err(failed("rename to", &to))?;
             reach("chunk renamed");
-            grown += (HEADER + object.data.len()) as i64 - before as i64;
+            grown.objects += u64::from(before.is_none());
+            grown.bytes += (HEADER + object.data.len()) as i64 - before.unwrap_or(0) as i64;
             shards.insert(self.shard(*digest));
         }
         for shard in shards {
@@ -181,7 +182,7 @@ fn open(path: &Path) -> Result<Option<File>, RegistryError> {
 
 #[async_trait]
 impl Objects for Folder {
-    async fn put(&self, objects: Vec<(Digest, Stored)>) -> Result<i64, RegistryError> {
+    async fn put(&self, objects: Vec<(Digest, Stored)>) -> Result<Grown, RegistryError> {
         let folder = self.clone();
         blocking(move || folder.put_all(&objects)).await
     }
@@ -310,5 +311,91 @@ impl Objects for Folder {
             Ok(Some(available.saturating_sub(RESERVE)))
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ChunkId;
+
+    async fn folder() -> (tempfile::TempDir, Folder) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let folder = Folder::open(dir.path()).await.expect("opens");
+        (dir, folder)
+    }
+
+    fn object(bytes: &'static [u8]) -> (Digest, Stored) {
+        let stored = Stored {
+            encoding: Encoding::Raw,
+            size: bytes.len() as u64,
+            data: bytes.into(),
+        };
+        (ChunkId::of(bytes).digest, stored)
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_there_after_a_restart_and_what_was_staged_is_not() {
+        let (dir, folder) = folder().await;
+        let objects: Vec<_> = [&b"one"[..], b"two", b"three"].map(object).into();
+        let grown = folder.put(objects.clone()).await.expect("puts");
+        assert_eq!((grown.objects, grown.bytes), (3, 3 * 12 + 11));
+        let again = folder.put(objects[..1].to_vec()).await.expect("puts");
+        assert_eq!(again, Grown::default());
+        fs::write(dir.path().join("staging/7"), "half").expect("writes");
+        let folder = Folder::open(dir.path()).await.expect("opens");
+        assert!(
+            fs::read_dir(dir.path().join("staging"))
+                .expect("reads")
+                .next()
+                .is_none()
+        );
+        for (digest, stored) in &objects {
+            assert_eq!(
+                folder.get(*digest).await.expect("reads").as_ref(),
+                Some(stored)
+            );
+        }
+        let mut listed = Vec::new();
+        let mut next = None;
+        loop {
+            let page = folder.list(next).await.expect("lists");
+            listed.extend(page.objects.into_iter().map(|(digest, _)| digest));
+            next = page.next;
+            if next.is_none() {
+                break;
+            }
+        }
+        let mut expected: Vec<Digest> = objects.iter().map(|(digest, _)| *digest).collect();
+        expected.sort_unstable();
+        assert_eq!(listed, expected);
+        let freed = folder.delete(expected.clone()).await.expect("deletes");
+        assert_eq!(freed, 3 * 12 + 11);
+        assert_eq!(folder.head(expected).await.expect("looks"), [None; 3]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_object_counts_as_missing_and_is_kept_aside() {
+        let (dir, folder) = folder().await;
+        let (digest, stored) = object(b"whole");
+        for bad in [
+            &b""[..],
+            b"ESPC",
+            b"ESPC\x07\0\0\0\x05\0\0\0whole",
+            b"ESPC\0\0\0\0\x05\0\0\0who",
+        ] {
+            folder
+                .put(vec![(digest, stored.clone())])
+                .await
+                .expect("puts");
+            fs::write(folder.path(digest), bad).expect("writes");
+            let head = folder.head(vec![digest]).await.expect("looks");
+            assert_eq!(head, [None], "{bad:?}");
+            let size = folder.set_aside(digest).await.expect("moves");
+            assert_eq!(size, bad.len() as u64);
+            assert_eq!(folder.get(digest).await.expect("reads"), None);
+            let kept = fs::read(dir.path().join("damaged").join(digest.hex()));
+            assert_eq!(kept.expect("is kept"), bad);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tonic::async_trait;
 
-use super::{Head, Listed, Objects, Page};
+use super::{Grown, Head, Listed, Objects, Page};
 use crate::chunks::Stored;
 use crate::{Digest, RegistryError};
 
@@ -21,13 +21,14 @@ impl Memory {
 
 #[async_trait]
 impl Objects for Memory {
-    async fn put(&self, objects: Vec<(Digest, Stored)>) -> Result<i64, RegistryError> {
+    async fn put(&self, objects: Vec<(Digest, Stored)>) -> Result<Grown, RegistryError> {
         let mut all = self.objects();
-        let mut grown = 0;
+        let mut grown = Grown::default();
         for (digest, stored) in objects {
-            grown += stored.data.len() as i64;
-            if let Some(before) = all.insert(digest, stored) {
-                grown -= before.data.len() as i64;
+            grown.bytes += stored.data.len() as i64;
+            match all.insert(digest, stored) {
+                Some(before) => grown.bytes -= before.data.len() as i64,
+                None => grown.objects += 1,
             }
         }
         Ok(grown)

@@ -20,6 +20,15 @@ pub(crate) struct Head {
     pub(crate) stored: u64,
 }
 
+/// By how much a put made what is stored larger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Grown {
+    /// Objects that were not there before.
+    pub(crate) objects: u64,
+    /// Less than zero when a replaced object was larger.
+    pub(crate) bytes: i64,
+}
+
 /// Immutable objects named by digests.
 ///
 /// An object store fills it with conditional puts, gets, deletes and ordered lists; what `head` gives is
@@ -27,8 +36,8 @@ pub(crate) struct Head {
 #[async_trait]
 pub(crate) trait Objects: Send + Sync + 'static {
     /// Stores objects, atomically each and durably all when it answers. One that is there is replaced
-    /// by what must be the same chunk. Returns how many bytes more are stored.
-    async fn put(&self, objects: Vec<(Digest, Stored)>) -> Result<i64, RegistryError>;
+    /// by what must be the same chunk.
+    async fn put(&self, objects: Vec<(Digest, Stored)>) -> Result<Grown, RegistryError>;
 
     /// Reads an object; `None` when there is none. [`RegistryError::Damaged`] when it cannot be one.
     async fn get(&self, digest: Digest) -> Result<Option<Stored>, RegistryError>;

@@ -286,6 +286,7 @@ impl RegistryService {
             request: publish.fingerprint,
             digest: publish.digest,
             alias_kept,
+            time_ms: self.0.clock.wall_ms(),
         };
         txn.compares.push(Compare::Absent(key.clone()));
         txn.ops.push(Op::put(&key, encode(&key, &record)?));
