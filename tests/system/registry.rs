@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use espalier_tests::{Ran, program};
+use espalier_tests::{Ran, program, repository};
 use serde_json::{Value, json};
 
 /// A registry without jobs, and the command against it.
@@ -223,4 +223,26 @@ fn what_is_damaged_is_named_and_mended_from_a_folder_or_another_registry() {
         assert_eq!(mended[0]["repaired"], true, "{mended}");
         assert_eq!(registry.json(&["registry", "fsck"]), json!([]));
     }
+}
+
+#[test]
+fn the_python_client_finds_and_pulls() {
+    let registry = Registry::start();
+    let model = registry.model("model", 4, 0.8);
+    registry.json(&[
+        "checkpoint",
+        "push",
+        text(&model),
+        "m:best",
+        "--label",
+        "team=vision",
+    ]);
+    let interpreter = repository().join(".cache/python/bin/python");
+    let address = format!("127.0.0.1:{}", registry.port);
+    let ran = Ran::of(
+        Command::new(&interpreter)
+            .arg(repository().join("python/tests/registry.py"))
+            .args([address.as_str(), text(&model)]),
+    );
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
 }
