@@ -24,9 +24,12 @@ pub(crate) async fn run(global: &Global, command: CheckpointCommand) -> Result<(
         CheckpointCommand::List(args) => list(global, args).await,
         CheckpointCommand::Describe { reference } => describe(global, reference).await,
         CheckpointCommand::Push(args) => transfer::push(global, args).await,
-        CheckpointCommand::Pull { reference, dir } => {
-            transfer::pull(global, &reference, &dir).await
-        }
+        CheckpointCommand::Pull {
+            reference,
+            dir,
+            signed_by,
+        } => transfer::pull(global, &reference, &dir, &signed_by).await,
+        CheckpointCommand::Keygen { file } => transfer::keygen(global, &file),
         CheckpointCommand::Diff { a, b } => diff::run(global, &a, &b).await,
         CheckpointCommand::Verify { reference, dir } => {
             transfer::verify(global, &reference, &dir).await
@@ -118,6 +121,7 @@ async fn describe(global: &Global, reference: String) -> Result<(), Failure> {
     let GetCheckpointResponse {
         checkpoint,
         manifest,
+        signatures,
     } = connect::registry(&global.endpoint)
         .await?
         .get_checkpoint(connect::unary(GetCheckpointRequest {
@@ -129,16 +133,27 @@ async fn describe(global: &Global, reference: String) -> Result<(), Failure> {
         .into_inner();
     let checkpoint = checkpoint.context("the registry's answer holds no checkpoint")?;
     let manifest: Value = serde_json::from_slice(&manifest).context("reading the manifest")?;
+    let signers: Vec<String> = signatures
+        .iter()
+        .map(|signature| {
+            let hex = signature
+                .public_key
+                .iter()
+                .map(|byte| format!("{byte:02x}"));
+            format!("ed25519:{}", hex.collect::<String>())
+        })
+        .collect();
     match global.output {
         Output::Json => output::json(&json!({
             "checkpoint": value(&checkpoint),
             "manifest": manifest,
+            "signed_by": signers,
         })),
-        Output::Table => output::text(&sheet(&checkpoint, &manifest)),
+        Output::Table => output::text(&sheet(&checkpoint, &manifest, &signers)),
     }
 }
 
-fn sheet(checkpoint: &Checkpoint, manifest: &Value) -> String {
+fn sheet(checkpoint: &Checkpoint, manifest: &Value, signers: &[String]) -> String {
     let files: Vec<Vec<String>> = manifest["files"]
         .as_array()
         .into_iter()
@@ -156,11 +171,12 @@ fn sheet(checkpoint: &Checkpoint, manifest: &Value) -> String {
         text => format!("{title}: {text}\n"),
     };
     let mut text = format!(
-        "{} {}\n{}{}{}made by job {} at step {}\n{}{}\n{}",
+        "{} {}\n{}{}{}{}made by job {} at step {}\n{}{}\n{}",
         checkpoint.name,
         checkpoint.digest,
         line("aliases", &checkpoint.aliases.join(" ")),
         line("labels", &labels(checkpoint)),
+        line("signed by", &signers.join(" ")),
         if checkpoint.keep { "kept: yes\n" } else { "" },
         checkpoint.job_id,
         checkpoint.step,

@@ -24,6 +24,7 @@ mod pins;
 mod records;
 mod rules;
 mod service;
+mod signing;
 
 #[cfg(test)]
 mod crash_tests;
@@ -41,3 +42,4 @@ pub use filter::{Filter, FilterError};
 pub use hook::{HookPlan, NoJobs, PublishHook};
 pub use manifest::{FileEntry, Kind, Lineage, MAX_FILES, MAX_MANIFEST, Manifest, ManifestError};
 pub use service::{Options, RegistryService};
+pub use signing::{KeyError, PublicKey, SecretKey};

@@ -163,6 +163,11 @@ pub(crate) fn note_key(digest: Digest) -> String {
     format!("notes/{digest}")
 }
 
+/// Signatures of a checkpoint, as a list of [`crate::signing::Signed`].
+pub(crate) fn signatures_key(digest: Digest) -> String {
+    format!("signatures/{digest}")
+}
+
 /// Prefix of all [`Tombstone`]s.
 pub(crate) const TOMBSTONES: &str = "tombstones/";
 

@@ -7,7 +7,7 @@ use common::{Registry, checkpoint, request, write};
 use espalier_proto::v1::registry_service_client::RegistryServiceClient;
 use espalier_proto::v1::update_alias_request::Target;
 use espalier_proto::v1::*;
-use espalier_registry::{Client, Expected, Kind, Lineage, PublishRequest};
+use espalier_registry::{Client, ClientError, Expected, Kind, Lineage, PublishRequest, SecretKey};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -374,4 +374,80 @@ async fn a_quota_is_kept_and_says_what_to_do() {
         usage.stored_bytes <= usage.quota_bytes && usage.stored_bytes > 6 << 20,
         "{usage:?}"
     );
+}
+
+#[tokio::test]
+async fn only_what_a_trusted_key_signed_is_pulled() {
+    let registry = Registry::start().await;
+    let client = registry.client().await;
+    let dir = checkpoint(600);
+    let keys = tempfile::tempdir().expect("tempdir");
+    let [ann, bob] =
+        ["ann", "bob"].map(|name| SecretKey::generate(&keys.path().join(name)).unwrap());
+    let unsigned = request("demo", None);
+    let digest = client
+        .push(dir.path(), &unsigned, |_, _| {})
+        .await
+        .expect("pushes");
+    let trusting = client.clone().trusting([ann.public()]);
+    let target = keys.path().join("pulled");
+    let error = trusting
+        .pull(&digest, &target, |_, _| {})
+        .await
+        .expect_err("unsigned");
+    assert!(matches!(error, ClientError::Untrusted { .. }), "{error}");
+    assert!(error.to_string().contains("signed by nobody"), "{error}");
+    for (key, trusted) in [(&bob, false), (&ann, true)] {
+        let signed = PublishRequest {
+            sign: Some(key.clone()),
+            ..unsigned.clone()
+        };
+        // The same checkpoint, with one more signature.
+        assert_eq!(
+            client
+                .push(dir.path(), &signed, |_, _| {})
+                .await
+                .expect("pushes"),
+            digest
+        );
+        assert_eq!(
+            trusting.pull(&digest, &target, |_, _| {}).await.is_ok(),
+            trusted
+        );
+    }
+    // A signature of another checkpoint is refused at once.
+    let mut rpc = registry.rpc().await;
+    let get = GetCheckpointRequest {
+        reference: digest,
+        ..Default::default()
+    };
+    let signatures = rpc
+        .get_checkpoint(get)
+        .await
+        .unwrap()
+        .into_inner()
+        .signatures;
+    assert_eq!(signatures.len(), 2);
+    let other = checkpoint(601);
+    let other = client
+        .push(other.path(), &unsigned, |_, _| {})
+        .await
+        .expect("pushes");
+    let manifest = client
+        .get(&other)
+        .await
+        .expect("there")
+        .manifest
+        .to_bytes()
+        .unwrap();
+    let forged = PublishCheckpointRequest {
+        request_id: "forged".to_owned(),
+        name: "demo".to_owned(),
+        manifest: manifest.into(),
+        signatures,
+        ..Default::default()
+    };
+    let status = rpc.publish_checkpoint(forged).await.expect_err("forged");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().starts_with("signatures: [0]"), "{status}");
 }

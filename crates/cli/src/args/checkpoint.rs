@@ -22,6 +22,19 @@ pub enum CheckpointCommand {
         reference: String,
         /// The folder; made by this command.
         dir: PathBuf,
+        /// Only if it is signed by this public key, `ed25519:...`; may be given again for any of several.
+        #[arg(
+            long,
+            env = "ESPALIER_SIGNED_BY",
+            value_name = "KEY",
+            value_delimiter = ','
+        )]
+        signed_by: Vec<String>,
+    },
+    /// Make a key that signs checkpoints; prints the public key by which others verify them.
+    Keygen {
+        /// File of the secret key; made by this command.
+        file: PathBuf,
     },
     /// Compare two checkpoints: structure, tensors, report cards.
     Diff {
@@ -84,6 +97,9 @@ pub struct PushArgs {
     /// Why, for the alias's history.
     #[arg(long, default_value = "")]
     pub reason: String,
+    /// Sign it with the secret key in this file, made by `checkpoint keygen`.
+    #[arg(long, value_name = "FILE")]
+    pub sign: Option<PathBuf>,
     /// A label, such as team=vision; may be given again.
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<String>,

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use anyhow::anyhow;
-use espalier_registry::{Alias, Client, Expected, Kind, Moved, PublishRequest};
+use espalier_registry::{
+    Alias, Client, Expected, KeyError, Kind, Moved, PublicKey, PublishRequest, SecretKey,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -31,6 +33,12 @@ pub(super) async fn push(global: &Global, args: PushArgs) -> Result<(), Failure>
         actor: super::change::actor(),
         labels: labels(&args.labels)?.into_iter().collect(),
         force: args.force,
+        sign: args
+            .sign
+            .as_deref()
+            .map(SecretKey::read)
+            .transpose()
+            .map_err(|e| Failure::Usage(format!("--sign: {e}")))?,
         ..PublishRequest::new(name, Kind::Model)
     };
     let bar = bar(&args.target);
@@ -66,8 +74,18 @@ fn expected(text: Option<&str>) -> Result<Expected, Failure> {
     })
 }
 
-pub(super) async fn pull(global: &Global, reference: &str, dir: &Path) -> Result<(), Failure> {
-    let (digest, moved) = fetch_counted(global, reference, dir).await?;
+pub(super) async fn pull(
+    global: &Global,
+    reference: &str,
+    dir: &Path,
+    signed_by: &[String],
+) -> Result<(), Failure> {
+    let keys: Vec<PublicKey> = signed_by
+        .iter()
+        .map(|key| key.parse())
+        .collect::<Result<_, _>>()
+        .map_err(|e: KeyError| Failure::Usage(format!("--signed-by: {e}")))?;
+    let (digest, moved) = fetch_counted(global, reference, dir, keys).await?;
     match global.output {
         Output::Json => output::json(&json!({
             "digest": digest,
@@ -83,16 +101,20 @@ pub(super) async fn pull(global: &Global, reference: &str, dir: &Path) -> Result
 
 /// Pulls `reference` into `dir` with a progress bar; returns the checkpoint's digest.
 pub(crate) async fn fetch(global: &Global, reference: &str, dir: &Path) -> Result<String, Failure> {
-    Ok(fetch_counted(global, reference, dir).await?.0)
+    Ok(fetch_counted(global, reference, dir, Vec::new()).await?.0)
 }
 
 async fn fetch_counted(
     global: &Global,
     reference: &str,
     dir: &Path,
+    trusted: Vec<PublicKey>,
 ) -> Result<(String, Moved), Failure> {
     let bar = bar(reference);
-    let client = Client::connect(&global.endpoint).await?;
+    let mut client = Client::connect(&global.endpoint).await?;
+    if !trusted.is_empty() {
+        client = client.trusting(trusted);
+    }
     let pulled = client.pull(reference, dir, advance(&bar)).await?;
     bar.finish_and_clear();
     Ok((pulled.digest, pulled.moved))
@@ -112,6 +134,15 @@ pub(super) async fn verify(global: &Global, reference: &str, dir: &Path) -> Resu
     match global.output {
         Output::Json => output::json(&json!({ "digest": found.digest, "dir": dir })),
         Output::Table => output::text(&found.digest),
+    }
+}
+
+pub(super) fn keygen(global: &Global, file: &Path) -> Result<(), Failure> {
+    let key = SecretKey::generate(file).map_err(anyhow::Error::new)?;
+    let public = key.public().to_string();
+    match global.output {
+        Output::Json => output::json(&json!({ "file": file, "public_key": public })),
+        Output::Table => output::text(&public),
     }
 }
 

@@ -77,7 +77,7 @@ impl Client {
                 chunks: batch.iter().map(|id| id.to_proto()).collect(),
             };
             let answer = self
-                .0
+                .connection
                 .call_within(CHECK, "checking chunks", |mut rpc| {
                     let request = within(CHECK, request.clone());
                     async move { rpc.check_chunks(request).await }
@@ -157,7 +157,7 @@ impl Client {
             lease: String::new(),
         };
         let written = self
-            .0
+            .connection
             .call("restoring a chunk", |mut rpc| {
                 let request = unary(request.clone());
                 async move { rpc.write_chunks(request).await }
@@ -177,7 +177,7 @@ impl Client {
             ..Default::default()
         };
         let answer = self
-            .0
+            .connection
             .call("reading a chunk of the mirror", |mut rpc| {
                 let request = unary(request.clone());
                 async move { rpc.read_chunks(request).await }

@@ -11,6 +11,7 @@ mod request;
 mod retry;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use espalier_proto::v1::{
     Checkpoint, GetCheckpointRequest, ListAliasHistoryRequest, ListAliasHistoryResponse,
@@ -20,7 +21,8 @@ use tokio::task::JoinError;
 
 use self::connection::{Connection, unary};
 use crate::files::blocking;
-use crate::{Digest, Manifest};
+use crate::signing::check_signed;
+use crate::{Digest, Manifest, PublicKey};
 pub use error::ClientError;
 pub use fsck::{Fault, Mirror};
 pub use progress::Moved;
@@ -29,7 +31,11 @@ pub use request::{Alias, Expected, PublishRequest};
 
 /// A client of the registry at one endpoint. Clones share the connection, which mends itself.
 #[derive(Clone, Debug)]
-pub struct Client(Connection);
+pub struct Client {
+    connection: Connection,
+    /// Only checkpoints that one of these has signed are taken.
+    trusted: Option<Arc<[PublicKey]>>,
+}
 
 /// A checkpoint that was asked for.
 #[derive(Clone, Debug)]
@@ -61,7 +67,19 @@ impl Client {
     /// # Errors
     /// [`ClientError::Endpoint`], [`ClientError::Unreachable`].
     pub async fn connect(endpoint: &str) -> Result<Self, ClientError> {
-        Ok(Self(Connection::open(endpoint).await?))
+        Ok(Self {
+            connection: Connection::open(endpoint).await?,
+            trusted: None,
+        })
+    }
+
+    /// Takes only checkpoints that one of these keys has signed from now on.
+    #[must_use]
+    pub fn trusting(self, keys: impl IntoIterator<Item = PublicKey>) -> Self {
+        Self {
+            trusted: Some(keys.into_iter().collect()),
+            ..self
+        }
     }
 
     /// Pushes the files of a folder and publishes them; returns the checkpoint's digest. `progress` is
@@ -88,7 +106,7 @@ impl Client {
         request: &PublishRequest,
         progress: impl Fn(u64, u64) + Send + Sync + 'static,
     ) -> Result<Pushed, ClientError> {
-        push::push(&self.0, dir, request, progress).await
+        push::push(&self.connection, dir, request, progress).await
     }
 
     /// Pulls a checkpoint (`name:alias`, `name@sha256:...`, `sha256:...`, `name`) into a folder that is
@@ -105,8 +123,8 @@ impl Client {
     ) -> Result<Pulled, ClientError> {
         let lease = uuid::Uuid::new_v4().to_string();
         let found = self.look_up(reference, &lease).await?;
-        let moved = pull::pull(&self.0, &found, &lease, dir, progress).await?;
-        release(&self.0, &lease).await;
+        let moved = pull::pull(&self.connection, &found, &lease, dir, progress).await?;
+        release(&self.connection, &lease).await;
         Ok(Pulled {
             digest: found.digest,
             manifest: found.manifest,
@@ -134,9 +152,9 @@ impl Client {
         let moved = if found.manifest.files.is_empty() {
             Moved::default()
         } else {
-            pull::pull(&self.0, &found, &lease, dir, progress).await?
+            pull::pull(&self.connection, &found, &lease, dir, progress).await?
         };
-        release(&self.0, &lease).await;
+        release(&self.connection, &lease).await;
         Ok(Pulled {
             digest: found.digest,
             manifest: whole,
@@ -175,14 +193,15 @@ impl Client {
             lease: lease.to_owned(),
         };
         let answer = self
-            .0
+            .connection
             .call(&operation, |mut rpc| {
                 let request = unary(request.clone());
                 async move { rpc.get_checkpoint(request).await }
             })
             .await?;
         let checkpoint = answer.checkpoint.unwrap_or_default();
-        let digest = Digest::of(&answer.manifest).to_string();
+        let digest_of_manifest = Digest::of(&answer.manifest);
+        let digest = digest_of_manifest.to_string();
         let asked = reference.find("sha256:").map(|at| &reference[at..]);
         if digest != checkpoint.digest || asked.is_some_and(|asked| asked != digest) {
             return Err(ClientError::Corrupt {
@@ -192,6 +211,15 @@ impl Client {
                     asked.unwrap_or(&checkpoint.digest)
                 ),
             });
+        }
+        if let Some(trusted) = &self.trusted {
+            let signatures = &answer.signatures;
+            check_signed(signatures, digest_of_manifest, trusted).map_err(|problem| {
+                ClientError::Untrusted {
+                    reference: reference.to_owned(),
+                    problem,
+                }
+            })?;
         }
         Ok(Found {
             digest,
@@ -208,7 +236,7 @@ impl Client {
         &self,
         request: ListCheckpointsRequest,
     ) -> Result<ListCheckpointsResponse, ClientError> {
-        self.0
+        self.connection
             .call("listing the checkpoints", |mut rpc| {
                 let request = unary(request.clone());
                 async move { rpc.list_checkpoints(request).await }
@@ -224,7 +252,7 @@ impl Client {
         &self,
         request: ListAliasHistoryRequest,
     ) -> Result<ListAliasHistoryResponse, ClientError> {
-        self.0
+        self.connection
             .call("reading the history of the alias", |mut rpc| {
                 let request = unary(request.clone());
                 async move { rpc.list_alias_history(request).await }

@@ -19,7 +19,8 @@ use super::{ClientError, Expected, PublishRequest, joined};
 use crate::chunks::{Cuts, Stored, encode};
 use crate::failpoint::reach;
 use crate::files::blocking;
-use crate::{ChunkId, FileEntry, Lineage, MAX_MANIFEST, Manifest, ManifestError};
+use crate::signing::Signed;
+use crate::{ChunkId, Digest, FileEntry, Lineage, MAX_MANIFEST, Manifest, ManifestError};
 
 /// Bytes of chunks that are asked for, and then sent, together.
 const GROUP: usize = 2 * MAX_CHUNK;
@@ -251,13 +252,18 @@ impl Push {
         manifest: &Manifest,
     ) -> Result<PublishCheckpointResponse, ClientError> {
         let alias = request.alias.as_ref();
+        let bytes = manifest.to_bytes()?;
+        let signed = request
+            .sign
+            .as_ref()
+            .map(|key| key.sign(Digest::of(&bytes)));
         let message = PublishCheckpointRequest {
             request_id: request
                 .request_id
                 .clone()
                 .unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             name: request.name.clone(),
-            manifest: manifest.to_bytes()?.into(),
+            manifest: bytes.into(),
             alias: alias.map(|a| a.name.clone()).unwrap_or_default(),
             expected_alias_digest: alias.and_then(|a| match a.expected {
                 Expected::Any => None,
@@ -269,6 +275,7 @@ impl Push {
             actor: request.actor.clone(),
             labels: request.labels.clone().into_iter().collect(),
             force: request.force,
+            signatures: signed.iter().map(Signed::to_proto).collect(),
         };
         self.progress.moved(0, message.encoded_len());
         let operation = format!("publishing `{}`", request.name);

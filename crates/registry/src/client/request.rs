@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use espalier_proto::v1::StepCommit;
 
-use crate::{Digest, Kind, Lineage};
+use crate::{Digest, Kind, Lineage, SecretKey};
 
 /// How a pushed folder is published. Its `report.json`, if there is one, goes into the manifest.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct PublishRequest {
     pub labels: BTreeMap<String, String>,
     /// Move the alias even if it is protected.
     pub force: bool,
+    /// Signs the checkpoint.
+    pub sign: Option<SecretKey>,
 }
 
 /// A move of an alias.
@@ -64,6 +66,7 @@ impl PublishRequest {
             actor: String::new(),
             labels: BTreeMap::new(),
             force: false,
+            sign: None,
         }
     }
 }

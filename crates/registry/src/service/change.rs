@@ -13,7 +13,7 @@ use super::lookup::{Reference, pointing};
 use crate::gc::Policy;
 use crate::records::{
     CheckpointRecord, NoteRecord, card_key, checkpoint_key, decode, digest_key, encode,
-    manifest_key, note_key, published_key, retention_key,
+    manifest_key, note_key, published_key, retention_key, signatures_key,
 };
 use crate::rules::check_name;
 use crate::{Digest, RegistryError};
@@ -99,6 +99,7 @@ impl RegistryService {
             digest_key(digest),
             card_key(digest),
             note_key(digest),
+            signatures_key(digest),
             checkpoint_key(&record.name, record.sequence),
             published_key(record.sequence),
         ];

@@ -12,8 +12,10 @@ use crate::filter::Subject;
 use crate::records::{
     AliasRecord, CheckpointRecord, MoveRecord, NoteRecord, PUBLISHED, alias_key, aliases_prefix,
     card_key, checkpoints_prefix, decode, digest_key, history_prefix, manifest_key, note_key,
+    signatures_key,
 };
 use crate::rules::check_name;
+use crate::signing::Signed;
 use crate::{Digest, Filter, Kind, Manifest, RegistryError};
 
 const DEFAULT_PAGE: usize = 50;
@@ -86,6 +88,12 @@ impl RegistryService {
         Ok(GetCheckpointResponse {
             checkpoint: Some(record.to_proto(pointing(&aliases, digest), note)),
             manifest: bytes.into(),
+            signatures: self
+                .signatures(digest)
+                .await?
+                .iter()
+                .map(Signed::to_proto)
+                .collect(),
         })
     }
 
@@ -206,6 +214,12 @@ impl RegistryService {
     pub(crate) async fn report(&self, digest: Digest) -> Result<serde_json::Value, RegistryError> {
         let card = self.store().get(&card_key(digest)).await?;
         Ok(card.as_ref().map(decode).transpose()?.unwrap_or_default())
+    }
+
+    /// Who signed a checkpoint.
+    pub(super) async fn signatures(&self, digest: Digest) -> Result<Vec<Signed>, RegistryError> {
+        let entry = self.store().get(&signatures_key(digest)).await?;
+        Ok(entry.as_ref().map(decode).transpose()?.unwrap_or_default())
     }
 
     pub(crate) async fn note(&self, digest: Digest) -> Result<NoteRecord, RegistryError> {

@@ -11,9 +11,10 @@ use super::requests::check_words;
 use crate::failpoint::reach;
 use crate::records::{
     CheckpointRecord, NoteRecord, PUBLISHED, PublishRecord, card_key, checkpoint_key, decode,
-    digest_key, encode, manifest_key, note_key, publish_key, published_key,
+    digest_key, encode, manifest_key, note_key, publish_key, published_key, signatures_key,
 };
 use crate::rules::{check_name, check_request_id};
+use crate::signing::{MAX_SIGNATURES, Signed};
 use crate::{Digest, HookPlan, Kind, Manifest, RegistryError};
 
 /// A request that was checked.
@@ -29,6 +30,7 @@ struct Publish {
     actor: String,
     labels: BTreeMap<String, String>,
     force: bool,
+    signatures: Vec<Signed>,
     commit: Option<StepCommit>,
 }
 
@@ -68,10 +70,14 @@ impl Publish {
         if let Some(commit) = &request.commit {
             check_commit(commit, &manifest)?;
         }
+        let digest = Digest::of(&request.manifest);
+        let signatures = Signed::parse_all(&request.signatures, digest)
+            .map_err(|problem| RegistryError::argument("signatures", problem))?;
         Ok(Self {
             request_id: request.request_id,
             fingerprint,
-            digest: Digest::of(&request.manifest),
+            digest,
+            signatures,
             manifest,
             bytes: request.manifest.into(),
             alias,
@@ -269,6 +275,7 @@ impl RegistryService {
         publish
             .record(self, self.0.clock.wall_ms(), &mut txn)
             .await?;
+        self.add_signatures(publish, &mut txn).await?;
         let alias_kept = self.plan_publish_alias(publish, &mut txn).await?;
         let hook = match &publish.commit {
             Some(commit) => self
@@ -295,6 +302,28 @@ impl RegistryService {
             alias_kept,
             wake: hook.wake,
         })
+    }
+
+    /// Adds signatures to those that the checkpoint has.
+    async fn add_signatures(&self, publish: &Publish, txn: &mut Txn) -> Result<(), RegistryError> {
+        if publish.signatures.is_empty() {
+            return Ok(());
+        }
+        let key = signatures_key(publish.digest);
+        let entry = self.store().get(&key).await?;
+        let mut all: Vec<Signed> = entry.as_ref().map(decode).transpose()?.unwrap_or_default();
+        for signed in &publish.signatures {
+            if !all.contains(signed) {
+                all.push(signed.clone());
+            }
+        }
+        if all.len() > MAX_SIGNATURES {
+            let problem = format!("the checkpoint would have more than {MAX_SIGNATURES}");
+            return Err(RegistryError::argument("signatures", problem));
+        }
+        txn.compares.push(Compare::unchanged(&key, entry.as_ref()));
+        txn.ops.push(Op::put(&key, encode(&key, &all)?));
+        Ok(())
     }
 
     /// Moves the alias; true when it is protected and left alone. A job that has trained for days must
