@@ -3,9 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::server::Options;
+
+/// What a coordinator does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Jobs, workers and the registry.
+    #[default]
+    All,
+    /// The registry alone.
+    Registry,
+}
 
 /// Accepts training jobs, places them on workers, and keeps the registry of checkpoints.
 #[derive(Debug, Parser)]
@@ -27,6 +37,12 @@ pub struct Args {
         value_name = "DIR"
     )]
     pub data_dir: PathBuf,
+    /// What to run.
+    #[arg(long, env = "ESPALIER_ROLE", value_enum, default_value_t)]
+    pub role: Role,
+    /// Most bytes that the registry may store; as the disk allows if not set.
+    #[arg(long, env = "ESPALIER_REGISTRY_QUOTA", value_name = "BYTES")]
+    pub registry_quota: Option<u64>,
     /// Time without a message after which a worker counts as lost, in milliseconds.
     #[arg(
         long,
@@ -46,6 +62,8 @@ impl Args {
     pub fn options(&self) -> Options {
         Options {
             data_dir: self.data_dir.clone(),
+            role: self.role,
+            registry_quota: self.registry_quota,
             lease_ttl: Duration::from_millis(u64::from(self.lease_ttl_ms)),
             advertise: self
                 .advertise

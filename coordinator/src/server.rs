@@ -1,14 +1,16 @@
+mod registry;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use espalier_proto::MAX_MESSAGE;
 use espalier_proto::v1::FILE_DESCRIPTOR_SET;
 use espalier_proto::v1::job_service_server::JobServiceServer;
 use espalier_proto::v1::registry_service_server::RegistryServiceServer;
 use espalier_proto::v1::worker_service_server::WorkerServiceServer;
-use espalier_registry::{Blobs, RegistryError, RegistryService};
+use espalier_proto::{MAX_MESSAGE, MAX_REGISTRY_MESSAGE};
+use espalier_registry::{RegistryError, RegistryService};
 use espalier_store::{Store, StoreError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,7 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
 use crate::api::{Jobs, Workers};
+use crate::args::Role;
 use crate::clock::Clock;
 use crate::control::{Control, Handle};
 use crate::error::Error;
@@ -30,6 +33,9 @@ use crate::sessions::Sessions;
 /// is never noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
+/// Bytes that a client may send before they are read: two messages of the registry.
+const WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
+
 /// Longest wait for open calls when stopping.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -38,6 +44,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Folder of all state: `state.redb` and `blobs/`.
     pub data_dir: PathBuf,
+    /// What is run.
+    pub role: Role,
+    /// Most bytes that the registry may store.
+    pub registry_quota: Option<u64>,
     /// Time without a message after which a worker counts as lost; 200 ms to 10 min.
     pub lease_ttl: Duration,
     /// Time from a gang's placement until its ranks have met.
@@ -52,6 +62,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("espalier-data"),
+            role: Role::All,
+            registry_quota: None,
             lease_ttl: Duration::from_secs(5),
             start_deadline: Duration::from_secs(300),
             infrastructure_restarts: 20,
@@ -74,7 +86,7 @@ pub enum ServeError {
     /// The store cannot be opened; another coordinator may run on the folder.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The folder of blobs cannot be used.
+    /// The folder of chunks cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// The stored state cannot be read, or the store failed.
@@ -106,7 +118,10 @@ pub async fn run(
         espalier_store::Options::default(),
     )
     .await?;
-    let ended = lead(&options, &store, listener, stop).await;
+    let ended = match options.role {
+        Role::All => lead(&options, &store, listener, stop).await,
+        Role::Registry => registry::serve_alone(&options, &store, listener, stop).await,
+    };
     store.close().await;
     ended
 }
@@ -117,7 +132,7 @@ async fn lead(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let blobs = Blobs::open(options.data_dir.join("blobs")).await?;
+    let blobs = registry::open(options).await?;
     let leader = store.campaign(&options.advertise).await?;
     let clock = Clock::start();
     let limits = Limits {
@@ -137,6 +152,7 @@ async fn lead(
     };
     let hook = Arc::new(Ledger::new(store.clone(), handle.clone()));
     let registry = RegistryService::new(blobs, leader, hook);
+    tasks.spawn(registry.clone().keep_clean(halt.clone()));
     let routes = routes(registry.clone(), handle, sessions, &tasks, &halt).await?;
     let served = async {
         let served = serve(listener, routes, halt.clone()).await;
@@ -145,10 +161,7 @@ async fn lead(
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
             warn!("streams were still open when the time to drain was over");
         }
-        // A publish goes on when its client has left: the store must outlive it.
-        if tokio::time::timeout(DRAIN, registry.drain()).await.is_err() {
-            warn!("publishes were still under way when the time to drain was over");
-        }
+        registry::drain(&registry).await;
         served
     };
     let controlled = async {
@@ -173,6 +186,8 @@ async fn serve(
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .add_routes(routes)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
@@ -205,25 +220,29 @@ async fn routes(
     let workers = WorkerServiceServer::new(Workers::new(sessions, tasks.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let registry = RegistryServiceServer::new(registry)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+    let registry = registry.into_server();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<JobServiceServer<Jobs>>().await;
     health.set_serving::<WorkerServiceServer<Workers>>().await;
     health
         .set_serving::<RegistryServiceServer<RegistryService>>()
         .await;
+    let routes = Routes::new(jobs)
+        .add_service(workers)
+        .add_service(registry)
+        .add_service(health_service);
+    reflected(routes)
+}
+
+/// The routes, and the services that describe them.
+fn reflected(routes: Routes) -> Result<Routes, ServeError> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let failed = |error: tonic_reflection::server::Error| ServeError::Serve(error.to_string());
-    Ok(Routes::new(jobs)
-        .add_service(workers)
-        .add_service(registry)
-        .add_service(health_service)
+    Ok(routes
         .add_service(reflection().build_v1().map_err(failed)?)
         .add_service(reflection().build_v1alpha().map_err(failed)?))
 }

@@ -1,9 +1,15 @@
 //! The command line.
 
+mod checkpoint;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+pub use checkpoint::{
+    AliasCommand, CheckpointCommand, LabelArgs, ListArgs, PushArgs, RegistryCommand, RetentionArgs,
+};
 
 /// Train vision transformers that are pruned once and gated per input.
 #[derive(Debug, Parser)]
@@ -58,6 +64,9 @@ pub enum Command {
     /// Look at checkpoints and fetch them.
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
+    /// Look after the registry: what it holds, what it keeps, what is damaged.
+    #[command(subcommand)]
+    Registry(RegistryCommand),
     /// Evaluate a checkpoint on its validation data, on this machine.
     Eval(EvalArgs),
     /// Look at the workers.
@@ -74,7 +83,7 @@ pub enum Command {
 /// Arguments of `up`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
-    /// Folder of all state: the store, the registry's blobs, the workers' scratch space.
+    /// Folder of all state: the store, the registry's chunks, the workers' scratch space.
     #[arg(long, default_value = ".espalier")]
     pub dir: PathBuf,
     /// Address to listen on.
@@ -159,41 +168,6 @@ pub struct SubmitArgs {
     /// Identity of this submit; repeating it gives the same job again.
     #[arg(long)]
     pub request_id: Option<String>,
-}
-
-/// `espalier checkpoint ...`
-#[derive(Debug, Subcommand)]
-pub enum CheckpointCommand {
-    /// List checkpoints, newest first.
-    List {
-        /// Only this name.
-        name: Option<String>,
-        /// Also the checkpoints from which jobs go on.
-        #[arg(long)]
-        training: bool,
-        /// At most this many.
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
-        limit: u32,
-    },
-    /// Show a checkpoint: its files, where it comes from and its report card.
-    Describe {
-        /// `name:alias`, `name@sha256:...` or `sha256:...`.
-        reference: String,
-    },
-    /// Fetch a checkpoint into a folder, verified; a transfer that was cut off goes on.
-    Pull {
-        /// `name:alias`, `name@sha256:...` or `sha256:...`.
-        reference: String,
-        /// The folder; made by this command.
-        dir: PathBuf,
-    },
-    /// Write a pulled checkpoint in another format, on this machine.
-    Export(ExportArgs),
-    /// Every move of an alias, newest first.
-    History {
-        /// `name:alias`.
-        reference: String,
-    },
 }
 
 /// Arguments of `checkpoint export`.

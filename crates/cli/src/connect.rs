@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use espalier_proto::MAX_MESSAGE;
 use espalier_proto::v1::job_service_client::JobServiceClient;
 use espalier_proto::v1::registry_service_client::RegistryServiceClient;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
+use espalier_proto::{MAX_MESSAGE, MAX_REGISTRY_MESSAGE};
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
@@ -43,7 +43,9 @@ pub(crate) async fn workers(endpoint: &str) -> Result<WorkerServiceClient<Channe
 
 /// Client of the registry service.
 pub(crate) async fn registry(endpoint: &str) -> Result<RegistryServiceClient<Channel>, Failure> {
-    Ok(RegistryServiceClient::new(channel(endpoint).await?).max_decoding_message_size(MAX_MESSAGE))
+    Ok(RegistryServiceClient::new(channel(endpoint).await?)
+        .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
+        .max_encoding_message_size(MAX_REGISTRY_MESSAGE))
 }
 
 /// A request that must be answered within [`UNARY_DEADLINE`].

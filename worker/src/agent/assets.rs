@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use espalier_job::{Init, Job};
 use espalier_proto::v1::StartGang;
-use espalier_registry::{Client, ClientError};
+use espalier_registry::{Client, ClientError, Digest};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
@@ -24,6 +24,8 @@ pub(super) struct Assets {
     pub(super) init: Option<PathBuf>,
     /// The teacher.
     pub(super) teacher: Option<PathBuf>,
+    /// Which checkpoint the teacher is.
+    pub(super) teacher_digest: Option<Digest>,
 }
 
 /// Pulls what the order and its job name.
@@ -49,28 +51,37 @@ pub(super) async fn fetch(
         None => Ok(None),
         Some(reference) => {
             let dir = run_dir.join(folder);
-            pull(registry, reference, &dir)
+            let digest = pull(registry, reference, &dir)
                 .await
                 .map_err(|error| blame(&error, field, reference))?;
-            Ok(Some(dir))
+            Ok(Some((dir, digest)))
         }
     };
+    let resume = pull("the last training checkpoint", resume, "resume")
+        .await
+        // The coordinator named it, not the user.
+        .map_err(|(_, reason)| (Fault::Infrastructure, reason))?;
+    let init = pull("model.init.checkpoint", init, "init").await?;
+    let teacher = pull("train.distillation.teacher", teacher, "teacher").await?;
+    let dir = |pulled: Option<(PathBuf, String)>| pulled.map(|(dir, _)| dir);
     Ok(Assets {
-        resume: pull("the last training checkpoint", resume, "resume")
-            .await
-            // The coordinator named it, not the user.
-            .map_err(|(_, reason)| (Fault::Infrastructure, reason))?,
-        init: pull("model.init.checkpoint", init, "init").await?,
-        teacher: pull("train.distillation.teacher", teacher, "teacher").await?,
+        resume: dir(resume),
+        init: dir(init),
+        teacher_digest: teacher.as_ref().and_then(|(_, digest)| digest.parse().ok()),
+        teacher: dir(teacher),
     })
 }
 
-async fn pull(registry: &str, reference: &str, dir: &Path) -> Result<(), ClientError> {
+/// Returns the digest of the checkpoint.
+async fn pull(registry: &str, reference: &str, dir: &Path) -> Result<String, ClientError> {
     let give_up = Instant::now() + PATIENCE;
     let mut attempt = 0;
     loop {
         let pulled = match Client::connect(registry).await {
-            Ok(client) => client.pull(reference, dir, |_, _| {}).await.map(|_| ()),
+            Ok(client) => client
+                .pull(reference, dir, |_, _| {})
+                .await
+                .map(|p| p.digest),
             Err(error) => Err(error),
         };
         match pulled {
@@ -86,7 +97,7 @@ async fn pull(registry: &str, reference: &str, dir: &Path) -> Result<(), ClientE
 
 fn blame(error: &ClientError, field: &str, reference: &str) -> (Fault, String) {
     let fault = match error.code() {
-        // A damaged blob stays damaged however often it is read: a person has to restore it.
+        // A damaged chunk stays damaged however often it is read: a person has to restore it.
         Some(Code::NotFound | Code::InvalidArgument | Code::DataLoss) => Fault::User,
         _ => Fault::Infrastructure,
     };

@@ -132,7 +132,13 @@ impl Gang {
         Ok(Running {
             gang: self,
             run_dir: run_dir.to_path_buf(),
-            pusher: Pusher::new(&self.place.registry, &self.key, &job, &self.order),
+            pusher: Pusher::new(
+                &self.place.registry,
+                &self.key,
+                &job,
+                &self.order,
+                assets.teacher_digest,
+            ),
             assets,
             roster: Roster::new(self.ranks(), Duration::ZERO),
             start,

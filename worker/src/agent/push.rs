@@ -38,10 +38,17 @@ pub(super) struct Pusher {
     model_alias: String,
     seed: u64,
     parent: Option<Digest>,
+    teacher: Option<Digest>,
 }
 
 impl Pusher {
-    pub(super) fn new(registry: &str, gang: &GangKey, job: &Job, order: &StartGang) -> Self {
+    pub(super) fn new(
+        registry: &str,
+        gang: &GangKey,
+        job: &Job,
+        order: &StartGang,
+        teacher: Option<Digest>,
+    ) -> Self {
         Self {
             registry: registry.to_owned(),
             gang: gang.clone(),
@@ -49,6 +56,7 @@ impl Pusher {
             model_alias: job.publish.alias.clone(),
             seed: job.train.seed,
             parent: order.resume_digest.parse().ok(),
+            teacher,
         }
     }
 
@@ -94,16 +102,14 @@ impl Pusher {
     fn request(&self, step: u64, kind: CheckpointKind) -> PublishRequest {
         let GangKey { job_id, generation } = &self.gang;
         let is_model = kind == CheckpointKind::Model;
-        let (name, alias) = match kind {
-            CheckpointKind::Training => (format!("job-{job_id}"), "latest"),
-            CheckpointKind::Model => (self.model_name.clone(), self.model_alias.as_str()),
+        let (name, alias, kind) = match kind {
+            CheckpointKind::Training => (format!("job-{job_id}"), "latest", Kind::Training),
+            CheckpointKind::Model => {
+                let name = self.model_name.clone();
+                (name, self.model_alias.as_str(), Kind::Model)
+            }
         };
         PublishRequest {
-            name,
-            kind: match kind {
-                CheckpointKind::Training => Kind::Training,
-                CheckpointKind::Model => Kind::Model,
-            },
             alias: Some(Alias {
                 name: alias.to_owned(),
                 expected: Expected::Any,
@@ -114,6 +120,7 @@ impl Pusher {
                 generation: Some(*generation),
                 step: Some(step),
                 parent: self.parent,
+                teacher: self.teacher,
                 seed: Some(self.seed),
             },
             commit: Some(StepCommit {
@@ -127,6 +134,8 @@ impl Pusher {
                 "{job_id}-{generation}-{step}-{}",
                 if is_model { "model" } else { "training" }
             )),
+            actor: format!("job {job_id}"),
+            ..PublishRequest::new(name, kind)
         }
     }
 }
