@@ -199,6 +199,9 @@ fn decisions_read_no_clock_and_no_global_generator() {
         "crates/vit/src/grouping.rs",
         "crates/vit/src/cost.rs",
         "crates/vit/src/choice.rs",
+        "crates/vit/src/choice/joint.rs",
+        "worker/src/rank/calibrate.rs",
+        "worker/src/rank/pattern.rs",
         "worker/src/rank/plan.rs",
         "worker/src/agent/state.rs",
     ] {
