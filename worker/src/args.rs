@@ -81,7 +81,7 @@ pub struct RankArgs {
 pub struct EvalArgs {
     /// The checkpoint's folder.
     pub dir: PathBuf,
-    /// Folder of the validation data, if it is not where it was in training.
+    /// Folder, or files, of the validation data, if it is not where it was in training.
     #[arg(long)]
     pub data: Option<PathBuf>,
     /// Layout of the validation data, if it is not as in training.
@@ -107,6 +107,11 @@ pub enum Format {
     Cifar,
     /// JPEG or PNG files in one folder per class.
     ImageFolder,
+    /// WebDataset shards.
+    #[value(name = "webdataset")]
+    WebDataset,
+    /// Parquet files as Hugging Face writes them.
+    Parquet,
 }
 
 /// How gates decide at inference.

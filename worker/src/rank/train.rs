@@ -26,6 +26,12 @@ pub fn train(
     world: &dyn Collective,
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
+    let known = prepared.splits.damaged();
+    if world.rank() == 0 {
+        for damaged in &known {
+            observer.warning(format!("skipping: {damaged}"))?;
+        }
+    }
     run_until(
         prepared,
         &mut trainer,
@@ -34,6 +40,12 @@ pub fn train(
         prepared.plan.total(),
     )?;
     if world.rank() == 0 {
+        // Those that only decoding showed, as far as this rank met them.
+        for damaged in prepared.splits.damaged() {
+            if !known.contains(&damaged) {
+                observer.warning(format!("skipped: {damaged}"))?;
+            }
+        }
         finish(prepared, trainer, observer)?;
     }
     Ok(())
