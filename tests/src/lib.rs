@@ -13,7 +13,7 @@ mod ran;
 
 pub use cluster::Cluster;
 pub use feed::Feed;
-pub use images::{as_cifar, as_folder, subset};
+pub use images::{as_cifar, as_folder, as_shards, subset};
 pub use job::TinyJob;
 pub use programs::{program, repository};
 pub use ran::Ran;
