@@ -207,12 +207,31 @@ pub struct EvalArgs {
     /// Validation data, if it is not where it was in training.
     #[arg(long)]
     pub data: Option<PathBuf>,
+    /// Layout of the validation data, if it is not as in training.
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
     /// How gates decide: every sample alone, or each batch together.
     #[arg(long, value_enum, default_value_t = GateMode::PerSample)]
     pub mode: GateMode,
     /// Inference batch.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub batch: u32,
+}
+
+/// Layout of data files, as in the job file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// The IDX files of MNIST and Fashion-MNIST.
+    Idx,
+    /// The binary version of CIFAR-10 or CIFAR-100.
+    Cifar,
+    /// JPEG or PNG files in one folder per class.
+    ImageFolder,
+    /// WebDataset shards.
+    #[value(name = "webdataset")]
+    WebDataset,
+    /// Parquet files as Hugging Face writes them.
+    Parquet,
 }
 
 /// How gates decide at inference.
