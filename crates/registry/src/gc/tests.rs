@@ -185,6 +185,8 @@ impl World {
                 self.clock.0.fetch_add(by, Ordering::Relaxed);
             }
             Act::Crash => {
+                // What lapsed before may be gone: nothing after the restart brings it back.
+                (0..PUSHERS).for_each(|p| self.forget_lapsed(p));
                 self.cycle = None;
                 self.process += 1;
                 self.started = self.now();
@@ -203,6 +205,8 @@ impl World {
             };
             return;
         }
+        // A lease that has ended and is named again pins only what is named with it.
+        self.forget_lapsed(p);
         let (now, process) = (self.now(), self.process);
         let pusher = &mut self.pushers[p];
         match &mut pusher.missing {
@@ -276,11 +280,21 @@ impl World {
         }
     }
 
+    fn forget_lapsed(&mut self, p: usize) {
+        let mut held = std::mem::take(&mut self.pushers[p].held);
+        let pusher = &self.pushers[p];
+        held.retain(|_, held| self.lasts(pusher, *held));
+        self.pushers[p].held = held;
+    }
+
     fn is_held(&self, pusher: &Pusher, number: u8) -> bool {
+        let held = pusher.held.get(&number);
+        held.is_some_and(|held| self.lasts(pusher, *held))
+    }
+
+    fn lasts(&self, pusher: &Pusher, held: Held) -> bool {
         let now = self.now();
-        pusher.held.get(&number).is_some_and(|held| {
-            (held.process == self.process && now < pusher.renewed + TTL) || now < self.started + TTL
-        })
+        (held.process == self.process && now < pusher.renewed + TTL) || now < self.started + TTL
     }
 
     async fn pull(&mut self, p: usize, k: usize) {
@@ -304,6 +318,10 @@ impl World {
             return;
         }
         let puller = &mut self.pullers[p];
+        if now >= puller.renewed + TTL {
+            // Its lease has ended: a new one of the same name pins nothing.
+            puller.process = u32::MAX;
+        }
         let covered = (puller.process == process && now < puller.renewed + TTL)
             || self.live.contains_key(&puller.digest.expect("pulls"));
         let Some(number) = puller.left.pop() else {
