@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{Feed, Ran, TinyJob, program, subset};
+use crate::{Feed, Ran, TinyJob, program, signal, subset};
 
 /// Longest wait for anything; far more than it takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
@@ -131,10 +131,7 @@ impl Cluster {
 
     /// Kills a process with SIGKILL; one that has just ended is as well.
     pub fn kill_process(pid: u32) {
-        let _ = Command::new("kill")
-            .args(["-KILL", &pid.to_string()])
-            .stderr(Stdio::null())
-            .status();
+        signal("KILL", pid);
     }
 
     /// Runs `espalier` with these arguments against this cluster.
@@ -258,7 +255,7 @@ impl Drop for Cluster {
 
 /// A port nobody listens on, below those that the system gives to connections: one of them must not
 /// take it while the coordinator is down.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let own = 20_000 + (std::process::id() % 100) as u16 * 100;
     loop {

@@ -38,6 +38,12 @@ pub enum StoreError {
     /// A key, value or transaction is outside the limits.
     #[error("{0}")]
     Invalid(String),
+    /// The store does not answer. Nothing was changed.
+    #[error("the store cannot be reached: {0}")]
+    Unreachable(String),
+    /// The store did not answer a write in time. Whether it was made is unknown.
+    #[error("the store did not say whether it made a write: {0}")]
+    Unknown(String),
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,
