@@ -17,10 +17,10 @@ use tonic::{Request, Response, Status};
 
 use super::follow::{self, Sink};
 use super::{JobsError, pages};
-use crate::control::Handle;
 use crate::error::Error;
 use crate::job::{JobId, Snapshot};
 use crate::keys;
+use crate::role::Role;
 
 /// Longest time for a unary call.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -34,11 +34,11 @@ const BUFFER: usize = 64;
 /// Most jobs read for a page before it is cut short: a job file has up to 256 KiB, a message 2 MiB.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// `JobService`.
+/// `JobService`. What only reads is answered by every coordinator, from the store they share.
 #[derive(Clone)]
 pub(crate) struct Jobs {
     store: Store,
-    control: Handle,
+    role: Role,
     streams: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -47,13 +47,13 @@ pub(crate) struct Jobs {
 impl Jobs {
     pub(crate) fn new(
         store: Store,
-        control: Handle,
+        role: Role,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
         Self {
             store,
-            control,
+            role,
             streams: Arc::new(Semaphore::new(STREAMS)),
             tasks,
             stop,
@@ -78,8 +78,8 @@ impl Jobs {
         if !relative.is_empty() {
             return Err(JobsError::RelativePaths(relative));
         }
-        let job = self
-            .control
+        let control = self.role.leading().await?.control;
+        let job = control
             .submit(request.request_id, spec, request.spec_toml)
             .await?;
         Ok(SubmitJobResponse {
@@ -190,7 +190,8 @@ impl JobService for Jobs {
         let CancelJobRequest { job_id, reason } = request.into_inner();
         bounded(async {
             let id = self.load(&job_id).await?.record.job_id;
-            let job = self.control.cancel(id, reason).await?;
+            let control = self.role.leading().await?.control;
+            let job = control.cancel(id, reason).await?;
             Ok(CancelJobResponse {
                 job: Some(job.wire()),
             })

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use espalier_store::{Leader, Range, Store};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -79,8 +79,10 @@ impl Control {
         Ok((control, Handle::new(sender)))
     }
 
-    /// Runs until `stop`, or until the store can no longer be trusted.
+    /// Runs until `stop`, or until the store can no longer be trusted. The right to lead is renewed
+    /// here, between two pieces of work: a loop that hangs loses it.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
+        let mut renewals = self.leader.renew_every().map(tokio::time::interval);
         let mut tick = tokio::time::interval(
             self.limits
                 .lease_ttl
@@ -91,6 +93,7 @@ impl Control {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                () = due(&mut renewals) => self.leader.renew().await?,
                 _ = tick.tick() => self.refresh_gangs().await?,
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command).await?,
@@ -171,6 +174,16 @@ impl Control {
                 self.jobs.insert(id, Tracked::new(job, now));
             }
         }
+    }
+}
+
+/// Waits until it is time to renew, if it ever is.
+async fn due(renewals: &mut Option<Interval>) {
+    match renewals {
+        Some(renewals) => {
+            renewals.tick().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -6,8 +6,8 @@ use crate::Revision;
 /// Why the store did not do as asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The leader that wrote has been replaced: it must stop, nothing was changed.
-    #[error("no longer the leader: replaced by {}", holder.as_deref().unwrap_or("nobody"))]
+    /// Who wrote does not lead, or no longer: it must stop, nothing was changed.
+    #[error("not the leader: {}", holder.as_deref().map_or("nobody leads now".to_owned(), |h| format!("{h} leads now")))]
     NotLeader {
         /// Who leads now.
         holder: Option<String>,

@@ -5,7 +5,7 @@ use crate::StoreError;
 use crate::txn::validate_prefix;
 
 /// How the store in etcd is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdOptions {
     /// Members of the cluster, such as `http://10.0.0.1:2379`; `https` when [`EtcdOptions::tls`] is set.
     pub endpoints: Vec<String>,
@@ -46,7 +46,7 @@ impl Default for EtcdOptions {
 }
 
 /// A user of etcd.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct EtcdUser {
     /// Name.
     pub name: String,
@@ -63,7 +63,7 @@ impl fmt::Debug for EtcdUser {
 }
 
 /// Certificates, as PEM text.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct EtcdTls {
     /// Of the authority that signed the members' certificates.
     pub ca: Vec<u8>,
