@@ -69,6 +69,25 @@ impl Role {
             let _ = timeout(LOOK.min(left), leading.changed()).await;
         }
     }
+
+    /// Asks the leader's loop. A loop that ended because another leads says so.
+    ///
+    /// # Errors
+    /// As [`Role::leading`]; what the loop answers.
+    pub(crate) async fn ask<T, F>(&self, ask: impl FnOnce(Handle) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut leading = self.leading.clone();
+        leading.mark_unchanged();
+        let answer = ask(self.leading().await?.control).await;
+        if matches!(answer, Err(Error::Stopping)) {
+            // The end of the loop is seen a moment before the end of the term.
+            let _ = timeout(LOOK, leading.changed()).await;
+            self.leading().await?;
+        }
+        answer
+    }
 }
 
 /// A service that only the leader has.

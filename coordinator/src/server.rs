@@ -64,7 +64,7 @@ pub enum StoreOptions {
     /// A file in the data folder, of this coordinator alone.
     Embedded,
     /// An etcd cluster that several coordinators share, and the data folder with it.
-    Etcd(EtcdOptions),
+    Etcd(Box<EtcdOptions>),
 }
 
 impl Default for Options {
@@ -130,7 +130,7 @@ pub async fn run(
             Store::open(file, espalier_store::Options::default()).await?
         }
         StoreOptions::Etcd(etcd) => {
-            let store = Store::connect_etcd(etcd.clone()).await?;
+            let store = Store::connect_etcd((**etcd).clone()).await?;
             blobs_folder::check(&store, &data_dir).await?;
             store
         }

@@ -46,7 +46,10 @@ impl Sessions {
     /// Serves a session to its end, and says down the stream why it ended.
     pub(crate) async fn serve(self, inbound: Streaming<SessionRequest>, outgoing: Outgoing) {
         let ended = tokio::select! {
-            ended = self.session(inbound, &outgoing) => ended,
+            ended = self.session(inbound, &outgoing) => match ended {
+                Err(WorkersError::Inner(Error::Stopping)) => Err(self.why_it_ends().await),
+                other => other,
+            },
             () = self.stop.cancelled() => Err(self.why_it_ends().await),
         };
         if let Err(error) = ended {

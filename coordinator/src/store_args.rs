@@ -97,7 +97,7 @@ impl StoreArgs {
             .split(',')
             .map(|host| format!("{scheme}://{}", host.trim()))
             .collect();
-        Ok(StoreOptions::Etcd(EtcdOptions {
+        Ok(StoreOptions::Etcd(Box::new(EtcdOptions {
             endpoints,
             prefix: self.store_prefix.clone(),
             user: self.user(),
@@ -105,7 +105,7 @@ impl StoreArgs {
             leader_ttl: Duration::from_secs(self.leader_ttl_s.into()),
             history: self.etcd_history,
             ..EtcdOptions::default()
-        }))
+        })))
     }
 
     fn user(&self) -> Option<EtcdUser> {

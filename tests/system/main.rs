@@ -8,4 +8,5 @@ mod bad_input;
 mod end_to_end;
 mod invariance;
 mod kills;
+mod leaders;
 mod resume;

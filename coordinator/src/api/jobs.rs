@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::follow::{self, Sink};
 use super::{JobsError, pages};
+use crate::control::Handle;
 use crate::error::Error;
 use crate::job::{JobId, Snapshot};
 use crate::keys;
@@ -78,10 +79,13 @@ impl Jobs {
         if !relative.is_empty() {
             return Err(JobsError::RelativePaths(relative));
         }
-        let control = self.role.leading().await?.control;
-        let job = control
-            .submit(request.request_id, spec, request.spec_toml)
-            .await?;
+        let SubmitJobRequest {
+            request_id,
+            spec_toml,
+        } = request;
+        let submit =
+            |control: Handle| async move { control.submit(request_id, spec, spec_toml).await };
+        let job = self.role.ask(submit).await?;
         Ok(SubmitJobResponse {
             job: Some(job.wire()),
         })
@@ -190,8 +194,8 @@ impl JobService for Jobs {
         let CancelJobRequest { job_id, reason } = request.into_inner();
         bounded(async {
             let id = self.load(&job_id).await?.record.job_id;
-            let control = self.role.leading().await?.control;
-            let job = control.cancel(id, reason).await?;
+            let cancel = |control: Handle| async move { control.cancel(id, reason).await };
+            let job = self.role.ask(cancel).await?;
             Ok(CancelJobResponse {
                 job: Some(job.wire()),
             })

@@ -42,7 +42,10 @@ impl WorkerService for Workers {
         &self,
         _: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let workers = self.role.leading().await?.control.workers().await?;
+        let workers = self
+            .role
+            .ask(|control| async move { control.workers().await })
+            .await?;
         Ok(Response::new(ListWorkersResponse { workers }))
     }
 }

@@ -160,7 +160,8 @@ pub(crate) async fn fetch(global: &Global, reference: &str, dir: &Path) -> Resul
     );
     bar.set_message(reference.to_owned());
     let shown = bar.clone();
-    let client = espalier_registry::Client::connect(&global.endpoint).await?;
+    let endpoint = connect::leading(&global.endpoint).await?;
+    let client = espalier_registry::Client::connect(&endpoint).await?;
     let pulled = client
         .pull(reference, dir, move |done, total| {
             shown.set_length(total);

@@ -76,9 +76,7 @@ async fn pull(coordinators: &Coordinators, reference: &str, dir: &Path) -> Resul
             Err(error) => Err(error),
         };
         match pulled {
-            Err(error)
-                if coordinators.leave_after(&asked, &error) && Instant::now() < give_up =>
-            {
+            Err(error) if coordinators.leave_after(&asked, &error) && Instant::now() < give_up => {
                 tracing::warn!(reference, %error, "pull is tried again");
                 sleep(backoff::delay(attempt, 0)).await;
                 attempt += 1;

@@ -42,7 +42,12 @@ pub(super) struct Pusher {
 }
 
 impl Pusher {
-    pub(super) fn new(coordinators: &Coordinators, gang: &GangKey, job: &Job, order: &StartGang) -> Self {
+    pub(super) fn new(
+        coordinators: &Coordinators,
+        gang: &GangKey,
+        job: &Job,
+        order: &StartGang,
+    ) -> Self {
         Self {
             coordinators: coordinators.clone(),
             gang: gang.clone(),

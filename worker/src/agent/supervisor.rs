@@ -41,7 +41,12 @@ struct Handle {
 }
 
 impl Supervisor {
-    pub(super) fn new(args: &AgentArgs, coordinators: Coordinators, runs: PathBuf, mailbox: Mailbox) -> Self {
+    pub(super) fn new(
+        args: &AgentArgs,
+        coordinators: Coordinators,
+        runs: PathBuf,
+        mailbox: Mailbox,
+    ) -> Self {
         Self {
             state: State::new(args.slots),
             place: Place {

@@ -281,7 +281,11 @@ impl Backend for Etcd {
 
     async fn resign(&self, term: &Term) -> Result<(), StoreError> {
         match term.lease {
-            Some((_, lease)) => self.revoke(lease).await,
+            Some((_, lease)) => match self.revoke(lease).await {
+                // It has ended by itself.
+                Err(StoreError::LeaseNotFound(_)) => Ok(()),
+                other => other,
+            },
             None => Ok(()),
         }
     }
