@@ -61,7 +61,20 @@ impl Etcd {
     /// Where the members listen, as URLs.
     pub fn endpoints(&self) -> Vec<String> {
         let addresses = self.addresses();
-        addresses.iter().map(|a| format!("http://{a}")).collect()
+        let scheme = self.scheme();
+        addresses
+            .iter()
+            .map(|a| format!("{scheme}://{a}"))
+            .collect()
+    }
+
+    /// Clients need certificates where the members have them.
+    fn scheme(&self) -> &'static str {
+        if self.extra.iter().any(|arg| arg == "--cert-file") {
+            "https"
+        } else {
+            "http"
+        }
     }
 
     /// The cluster as `--store` takes it.
@@ -129,7 +142,7 @@ impl Etcd {
             .map(|(at, member)| format!("m{at}=http://127.0.0.1:{}", member.peer))
             .collect();
         let member = &self.members[index];
-        let client = format!("http://127.0.0.1:{}", member.client);
+        let client = format!("{}://127.0.0.1:{}", self.scheme(), member.client);
         let peer = format!("http://127.0.0.1:{}", member.peer);
         let name = format!("m{index}");
         let log = File::options()
@@ -171,6 +184,10 @@ impl Etcd {
     }
 
     fn healthy(&self, index: usize) -> bool {
+        if self.scheme() == "https" {
+            // It listens once it serves, and asks for a certificate first.
+            return TcpStream::connect(("127.0.0.1", self.members[index].client)).is_ok();
+        }
         let ask = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect(("127.0.0.1", self.members[index].client))?;
             stream.set_read_timeout(Some(Duration::from_secs(2)))?;

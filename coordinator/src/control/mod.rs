@@ -4,6 +4,7 @@
 //! read again from the store, and told again by the workers when they register.
 
 mod handle;
+mod intake;
 mod jobs;
 mod reconcile;
 mod tracked;
@@ -20,6 +21,7 @@ use tracing::{debug, info};
 
 use handle::Command;
 pub(crate) use handle::{Handle, Link, Outgoing};
+use intake::Submit;
 pub(crate) use jobs::cut;
 use tracked::{Tracked, Worker};
 
@@ -28,6 +30,9 @@ use crate::error::Error;
 use crate::job::{JobId, Snapshot};
 use crate::keys;
 use crate::membership::Limits;
+
+/// Most jobs that have not ended.
+const MAX_JOBS: usize = 10_000;
 
 /// Commands that wait for the loop.
 const QUEUE: usize = 1024;
@@ -106,7 +111,15 @@ impl Control {
 
     async fn obey(&mut self, command: Command) -> Result<(), Error> {
         match command {
-            Command::Submit(submission, reply) => reply.send(self.submit(submission).await),
+            Command::Submit(submission, reply) => {
+                let (batch, next) = self.gather(Submit { submission, reply });
+                self.accept(batch).await?;
+                match next {
+                    // No submit, or it would be in the batch.
+                    Some(next) => Box::pin(self.obey(next)).await,
+                    None => Ok(()),
+                }
+            }
             Command::Cancel(job, reason, reply) => reply.send(self.cancel(&job, &reason).await),
             Command::Register(registration, reply) => {
                 reply.send(self.register(*registration).await)

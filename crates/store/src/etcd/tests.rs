@@ -382,6 +382,62 @@ async fn name_and_password_are_asked_for_and_a_token_that_ends_is_renewed() {
     store.get("k0").await.expect("reads").expect("is there");
 }
 
+/// An authority, and a certificate of 127.0.0.1 that it signed with its key, as PEM text.
+fn certificates() -> [String; 3] {
+    let key = rcgen::KeyPair::generate().expect("makes a key");
+    let mut authority = rcgen::CertificateParams::new([]).expect("sound");
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let own = authority.self_signed(&key).expect("signs").pem();
+    let issuer = rcgen::Issuer::new(authority, key);
+    let key = rcgen::KeyPair::generate().expect("makes a key");
+    let leaf = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).expect("sound");
+    let signed = leaf.signed_by(&key, &issuer).expect("signs").pem();
+    [own, signed, key.serialize_pem()]
+}
+
+#[tokio::test]
+async fn connections_are_encrypted_and_both_sides_show_certificates() {
+    let [authority, certificate, key] = certificates();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("writes");
+        path.display().to_string()
+    };
+    let args = [
+        "--cert-file",
+        &file("certificate.pem", &certificate),
+        "--key-file",
+        &file("key.pem", &key),
+        "--trusted-ca-file",
+        &file("authority.pem", &authority),
+        "--client-cert-auth",
+    ];
+    let Some(server) = Server::start(1, &args) else {
+        return;
+    };
+    let with = |ca: &str, identity: bool| EtcdOptions {
+        tls: Some(EtcdTls {
+            ca: ca.as_bytes().to_vec(),
+            identity: identity.then(|| (certificate.clone().into(), key.clone().into())),
+        }),
+        ..options(&server)
+    };
+    let store = connect(with(&authority, true)).await;
+    let leader = store.campaign("a").await.expect("leads");
+    leader.commit(put("k", "1")).await.expect("commits");
+    let [other, ..] = certificates();
+    for refused in [with(&authority, false), with(&other, true)] {
+        let refused = EtcdOptions {
+            deadline: Duration::from_millis(500),
+            ..refused
+        };
+        let error = Store::connect_etcd(refused).await.expect_err("refused");
+        assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
+        println!("{error}");
+    }
+}
+
 #[tokio::test]
 async fn wrong_options_and_an_etcd_that_is_not_there_are_told() {
     let none = EtcdOptions {
