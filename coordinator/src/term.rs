@@ -31,6 +31,8 @@ pub(crate) async fn keep_campaigning(
     stop: &CancellationToken,
     served: &CancellationToken,
 ) -> Result<(), ServeError> {
+    // Before it leads, which it does on time.
+    let blobs = Blobs::open(options.data_dir.join("blobs")).await?;
     loop {
         let won = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -39,7 +41,7 @@ pub(crate) async fn keep_campaigning(
         let ended = match won {
             Ok(leader) => {
                 info!(id = leader.id(), fence = %leader.fence(), "leading");
-                let ended = lead(options, leader.clone(), role, stop, served).await;
+                let ended = lead(options, leader.clone(), blobs.clone(), role, stop, served).await;
                 // Or its lease ends by itself.
                 if let Err(error) = leader.resign().await {
                     warn!(%error, "the next leader has to wait: resigning failed");
@@ -77,11 +79,12 @@ fn campaigns_on(error: &ServeError) -> bool {
 async fn lead(
     options: &Options,
     leader: Leader,
+    blobs: Blobs,
     role: &watch::Sender<Option<Leading>>,
     stop: &CancellationToken,
     served: &CancellationToken,
 ) -> Result<(), ServeError> {
-    let (control, leading, over) = begin(options, leader, stop).await?;
+    let (control, leading, over) = begin(options, leader, blobs, stop).await?;
     let registry = leading.registry.clone();
     role.send_replace(Some(leading));
     let ended = control.run(over.clone()).await;
@@ -102,12 +105,12 @@ async fn lead(
 async fn begin(
     options: &Options,
     leader: Leader,
+    blobs: Blobs,
     stop: &CancellationToken,
 ) -> Result<(Control, Leading, CancellationToken), ServeError> {
     if options.store != StoreOptions::Embedded {
         blobs_folder::claim(&leader, &options.data_dir).await?;
     }
-    let blobs = Blobs::open(options.data_dir.join("blobs")).await?;
     let clock = Clock::start();
     let limits = Limits {
         lease_ttl: options.lease_ttl,

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use espalier_store::{Leader, Range, Store};
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -50,6 +50,8 @@ pub(crate) struct Control {
     workers: BTreeMap<String, Worker>,
     sessions: u64,
     commands: mpsc::Receiver<Command>,
+    /// When the right to lead is to be renewed, if it has an end.
+    renewal: Option<Instant>,
 }
 
 impl Control {
@@ -61,6 +63,7 @@ impl Control {
     ) -> Result<(Self, Handle), Error> {
         let (sender, commands) = mpsc::channel(QUEUE);
         let mut control = Self {
+            renewal: leader.renew_every().map(|every| Instant::now() + every),
             leader,
             clock,
             limits,
@@ -72,6 +75,7 @@ impl Control {
         for entry in all(control.store(), keys::JOBS).await? {
             let job = Snapshot::with_gang(control.store(), &entry).await?;
             control.track(job);
+            control.keep_leading().await?;
         }
         for entry in all(control.store(), keys::WORKERS).await? {
             control.remember(&entry)?;
@@ -87,7 +91,6 @@ impl Control {
     /// Runs until `stop`, or until the store can no longer be trusted. The right to lead is renewed
     /// here, between two pieces of work: a loop that hangs loses it.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
-        let mut renewals = self.leader.renew_every().map(tokio::time::interval);
         let mut tick = tokio::time::interval(
             self.limits
                 .lease_ttl
@@ -96,9 +99,10 @@ impl Control {
         );
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.keep_leading().await?;
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = due(&mut renewals) => self.leader.renew().await?,
+                () = due(self.renewal) => continue,
                 _ = tick.tick() => self.refresh_gangs().await?,
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command).await?,
@@ -107,6 +111,18 @@ impl Control {
             }
             self.reconcile().await?;
         }
+    }
+
+    /// Renews the right to lead when it is time. Work that takes long calls it between its pieces.
+    async fn keep_leading(&mut self) -> Result<(), Error> {
+        if self.renewal.is_some_and(|at| at <= Instant::now()) {
+            self.leader.renew().await?;
+            self.renewal = self
+                .leader
+                .renew_every()
+                .map(|every| Instant::now() + every);
+        }
+        Ok(())
     }
 
     async fn obey(&mut self, command: Command) -> Result<(), Error> {
@@ -164,6 +180,7 @@ impl Control {
         let with_gangs = self.jobs.iter().filter(|(_, job)| job.gang().is_some());
         let ids: Vec<JobId> = with_gangs.map(|(id, _)| id.clone()).collect();
         for id in ids {
+            self.keep_leading().await?;
             self.refresh(&id).await?;
         }
         Ok(())
@@ -191,11 +208,9 @@ impl Control {
 }
 
 /// Waits until it is time to renew, if it ever is.
-async fn due(renewals: &mut Option<Interval>) {
-    match renewals {
-        Some(renewals) => {
-            renewals.tick().await;
-        }
+async fn due(renewal: Option<Instant>) {
+    match renewal {
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

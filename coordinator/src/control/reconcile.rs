@@ -28,6 +28,7 @@ impl Control {
             .filter_map(|tracked| tracked.gang_view())
             .collect();
         for gang in gangs {
+            self.keep_leading().await?;
             if let Some(decision) = membership::decide(now, &self.limits, &gang, &workers) {
                 settled(self.settle(&gang.job_id, decision).await)?;
             }
@@ -45,6 +46,7 @@ impl Control {
         });
         let mut waits = Vec::new();
         for decision in scheduler::decide(now, &queue, &self.candidates(now)) {
+            self.keep_leading().await?;
             match decision {
                 scheduler::Decision::Place {
                     job_id,
@@ -151,6 +153,7 @@ impl Control {
             let most = limits.ops / 2;
             let count = rest.iter().take(most).take_while(fits).count().max(1);
             let (batch, later) = rest.split_at(count);
+            self.keep_leading().await?;
             if !self.wait_all(batch).await? {
                 for (job, reason) in batch {
                     settled(self.wait_one(&job.record.job_id, reason).await)?;
