@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-use crate::server::Options;
+use crate::server::{Options, StoreOptions};
+use crate::store_args::StoreArgs;
 
 /// What a coordinator does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -29,7 +30,8 @@ pub struct Args {
         value_name = "HOST:PORT"
     )]
     pub listen: String,
-    /// Folder of all state; made if it is not there.
+    /// Folder of all state; made if it is not there. Coordinators that share a store share it too:
+    /// it then holds the registry's blobs, and lies on a file system that all of them mount.
     #[arg(
         long,
         env = "ESPALIER_DATA_DIR",
@@ -52,15 +54,36 @@ pub struct Args {
         value_name = "MS"
     )]
     pub lease_ttl_ms: u32,
-    /// Name under which this coordinator leads, as others are told it; its listen address by default.
+    /// Where others reach this coordinator: they are told it while it leads. Its listen address by
+    /// default.
     #[arg(long, env = "ESPALIER_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+    /// Where the state is kept that is not blobs.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 impl Args {
     /// What to run.
-    pub fn options(&self) -> Options {
-        Options {
+    ///
+    /// # Errors
+    /// An argument that is wrong, and how.
+    pub fn options(&self) -> anyhow::Result<Options> {
+        let store = self.store.options()?;
+        if store != StoreOptions::Embedded && self.advertise.is_none() && self.listens_anywhere() {
+            anyhow::bail!(
+                "--listen {} is no address for others: pass --advertise HOST:PORT, where the workers and \
+                 clients of the other coordinators reach this one",
+                self.listen
+            );
+        }
+        if store != StoreOptions::Embedded && self.role == Role::Registry {
+            anyhow::bail!(
+                "--role registry keeps its state in --data-dir and leads nobody: leave --store out"
+            );
+        }
+        Ok(Options {
+            store,
             data_dir: self.data_dir.clone(),
             role: self.role,
             registry_quota: self.registry_quota,
@@ -70,7 +93,14 @@ impl Args {
                 .clone()
                 .unwrap_or_else(|| self.listen.clone()),
             ..Options::default()
-        }
+        })
+    }
+
+    fn listens_anywhere(&self) -> bool {
+        ["0.0.0.0:", "[::]:"]
+            .iter()
+            .any(|any| self.listen.starts_with(any))
+            || self.listen.ends_with(":0")
     }
 }
 
@@ -83,6 +113,50 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
+    }
+
+    fn options(args: &[&str]) -> anyhow::Result<Options> {
+        let args = ["espalier-coordinator"].iter().chain(args);
+        Args::try_parse_from(args).unwrap().options()
+    }
+
+    #[test]
+    fn a_shared_store_needs_an_address_for_the_others() {
+        let etcd = ["--store", "etcd://h1:2379,h2:2379", "--listen"];
+        let with = |listen: &'static str| [&etcd[..], &[listen]].concat();
+        let error = options(&with("0.0.0.0:7878")).unwrap_err();
+        assert!(error.to_string().contains("--advertise"), "{error}");
+        let found = options(&with("10.0.0.1:7878")).unwrap();
+        assert_eq!(found.advertise, "10.0.0.1:7878");
+        let StoreOptions::Etcd(etcd) = found.store else {
+            panic!("{found:?}");
+        };
+        assert_eq!(etcd.endpoints, ["http://h1:2379", "http://h2:2379"]);
+    }
+
+    #[test]
+    fn a_store_that_is_none_is_refused() {
+        for (args, told) in [
+            (&["--store", "redis://h"][..], "etcd://"),
+            (&["--store", "etcds://h:1"], "--etcd-ca"),
+            (&["--store", "etcd://h:1", "--etcd-ca", "x"], "etcds://"),
+            (&["--store", "etcd://"], "etcd://"),
+            (&["--store", "etcds://h:1", "--etcd-ca", "/none"], "/none"),
+            (
+                &[
+                    "--store",
+                    "etcd://h:1",
+                    "--listen",
+                    "h:2",
+                    "--role",
+                    "registry",
+                ],
+                "--role registry",
+            ),
+        ] {
+            let error = options(args).unwrap_err();
+            assert!(format!("{error:#}").contains(told), "{args:?}: {error:#}");
+        }
     }
 
     #[test]

@@ -53,8 +53,28 @@ impl Error {
             self,
             Self::Unreadable(_)
                 | Self::Store(
-                    StoreError::NotLeader { .. } | StoreError::Backend(_) | StoreError::Closed
+                    StoreError::NotLeader { .. }
+                        | StoreError::Unreachable(_)
+                        | StoreError::Unknown(_)
+                        | StoreError::Backend(_)
+                        | StoreError::Closed
                 )
         )
     }
+
+    /// Ends this coordinator's term and nothing else: it may campaign again.
+    pub fn ends_term(&self) -> bool {
+        matches!(self, Self::Store(error) if ends_term(error))
+    }
+}
+
+/// A store of several coordinators that failed this one, or is another's by now.
+pub(crate) fn ends_term(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::NotLeader { .. }
+            | StoreError::Unreachable(_)
+            | StoreError::Unknown(_)
+            | StoreError::Backend(_)
+    )
 }

@@ -7,7 +7,7 @@ use espalier_store::{Compare, Entry, Op, Range, Revision, Store};
 use prost::Message as _;
 
 use crate::clock::timestamp;
-use crate::codec::Unreadable;
+use crate::codec::{self, Unreadable};
 use crate::error::Error;
 use crate::job::JobId;
 use crate::keys;
@@ -17,6 +17,11 @@ const PAGE: usize = 256;
 
 /// The cursor after the last.
 pub(crate) async fn next_cursor(store: &Store, job: &JobId) -> Result<u64, Error> {
+    if let Some(head) = store.get(&keys::feed_head(job)).await? {
+        let last: u64 = codec::decode(&head)?;
+        return Ok(last + 1);
+    }
+    // The feed is empty, or was written before heads were.
     let last = Range::prefix(keys::feed(job)).reverse().limit(1);
     let page = store.range(last).await?;
     Ok(page
@@ -35,7 +40,7 @@ pub(crate) fn append(
     entries: impl IntoIterator<Item = FeedEntry>,
 ) -> (Vec<Compare>, Vec<Op>) {
     let prefix = keys::feed(job);
-    entries
+    let (compares, mut ops): (Vec<_>, Vec<_>) = entries
         .into_iter()
         .zip(first..)
         .map(|(entry, cursor)| {
@@ -51,7 +56,12 @@ pub(crate) fn append(
                 Op::put(key, value.encode_to_vec()),
             )
         })
-        .unzip()
+        .unzip();
+    if !ops.is_empty() {
+        let last = first + ops.len() as u64 - 1;
+        ops.push(Op::put(keys::feed_head(job), codec::encode(&last)));
+    }
+    (compares, ops)
 }
 
 /// A page of a feed.

@@ -11,6 +11,9 @@ pub(crate) const WORKERS: &str = "workers/";
 /// Number of the last job.
 pub(crate) const JOB_COUNTER: &str = "counters/jobs";
 
+/// Identity of the folder that holds the registry's blobs.
+pub(crate) const FOLDER: &str = "folder";
+
 /// A job's record.
 pub(crate) fn job(id: &JobId) -> String {
     format!("{JOBS}{id}")
@@ -39,6 +42,11 @@ pub(crate) fn acknowledged(worker_id: &str) -> String {
 /// Prefix of a job's feed.
 pub(crate) fn feed(id: &JobId) -> String {
     format!("feeds/{id}/")
+}
+
+/// Cursor of the last entry of a job's feed.
+pub(crate) fn feed_head(id: &JobId) -> String {
+    format!("feed-heads/{id}")
 }
 
 /// Prefix of a job's log.

@@ -25,6 +25,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn serve(args: Args) -> anyhow::Result<()> {
+    let options = args.options()?;
     let listener = tokio::net::TcpListener::bind(&args.listen)
         .await
         .with_context(|| format!("listening on {} (--listen)", args.listen))?;
@@ -41,7 +42,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        ended = espalier_coordinator::run(args.options(), listener, stop.clone()) => Ok(ended?),
+        ended = espalier_coordinator::run(options, listener, stop.clone()) => Ok(ended?),
         () = signalled => Ok(()),
     }
 }

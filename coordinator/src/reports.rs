@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use espalier_proto::v1::session_request::Message;
 use espalier_proto::v1::watch_job_response::Entry as FeedEntry;
 use espalier_proto::v1::{JobEvent, JobEventKind, LogReport, StreamLogsResponse};
-use espalier_store::{Compare, Entry, Leader, Op, Outcome, Txn};
+use espalier_store::{Compare, Entry, Leader, Limits, Op, Outcome, Txn};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::wall;
@@ -34,6 +34,9 @@ struct Pending {
     logs: BTreeMap<JobId, Vec<StreamLogsResponse>>,
     /// Jobs whose last step was measured, and by which generation.
     trained: Vec<(JobId, u64)>,
+    /// Feed entries in all, and bytes of log lines in all.
+    entries: usize,
+    bytes: usize,
 }
 
 /// The last report of a worker's process that is stored.
@@ -75,6 +78,9 @@ impl Reports {
                 numbered = true;
                 if sequence <= self.taken {
                     continue;
+                }
+                if self.pending.is_full(self.leader.store().limits()) {
+                    self.flush().await?;
                 }
                 self.taken = sequence;
             }
@@ -165,6 +171,11 @@ impl Reports {
 }
 
 impl Pending {
+    /// Another report might not fit into one transaction with these.
+    fn is_full(&self, limits: Limits) -> bool {
+        self.entries >= limits.ops / 2 || self.bytes >= limits.bytes / 4
+    }
+
     fn metrics(&mut self, report: espalier_proto::v1::MetricsReport) {
         let Some(metrics) = report.metrics else {
             return;
@@ -192,6 +203,7 @@ impl Pending {
 
     fn feed(&mut self, job: JobId, generation: u64, entry: FeedEntry) {
         if job.is_well_formed() {
+            self.entries += 1;
             self.feeds.entry(job).or_default().push((generation, entry));
         }
     }
@@ -201,6 +213,7 @@ impl Pending {
         if !job.is_well_formed() {
             return;
         }
+        self.bytes += report.lines.iter().map(|l| l.text.len()).sum::<usize>();
         let lines = report.lines.into_iter().map(|line| StreamLogsResponse {
             cursor: 0,
             time: line.time,

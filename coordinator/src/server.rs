@@ -1,8 +1,7 @@
-mod registry;
+pub(crate) mod registry;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use espalier_proto::v1::FILE_DESCRIPTOR_SET;
@@ -11,23 +10,25 @@ use espalier_proto::v1::registry_service_server::RegistryServiceServer;
 use espalier_proto::v1::worker_service_server::WorkerServiceServer;
 use espalier_proto::{MAX_MESSAGE, MAX_REGISTRY_MESSAGE};
 use espalier_registry::{RegistryError, RegistryService};
-use espalier_store::{Store, StoreError};
+use espalier_store::{EtcdOptions, Store, StoreError};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::server::NamedService as _;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
 use crate::api::{Jobs, Workers};
-use crate::args::Role;
-use crate::clock::Clock;
-use crate::control::{Control, Handle};
+use crate::args;
+use crate::blobs_folder::{self, FolderError};
 use crate::error::Error;
-use crate::ledger::Ledger;
-use crate::membership::Limits;
-use crate::sessions::Sessions;
+use crate::role::{Leading, Led, Role};
+use crate::term;
 
 /// Time between two pings of a connection, and longest wait for the answer: without them a cut link
 /// is never noticed.
@@ -36,34 +37,53 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Bytes that a client may send before they are read: two messages of the registry.
 const WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
 
+/// What health is told of.
+const SERVICES: [&str; 3] = [
+    JobServiceServer::<Jobs>::NAME,
+    WorkerServiceServer::<Workers>::NAME,
+    RegistryServiceServer::<RegistryService>::NAME,
+];
+
 /// Longest wait for open calls when stopping.
-const DRAIN: Duration = Duration::from_secs(5);
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 
 /// How the coordinator runs.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Folder of all state: `state.redb` and `blobs/`.
+    /// Folder of all state: `blobs/`, and `state.redb` of the embedded store.
     pub data_dir: PathBuf,
     /// What is run.
-    pub role: Role,
+    pub role: args::Role,
     /// Most bytes that the registry may store.
     pub registry_quota: Option<u64>,
+    /// Where the state is kept that is not blobs.
+    pub store: StoreOptions,
     /// Time without a message after which a worker counts as lost; 200 ms to 10 min.
     pub lease_ttl: Duration,
     /// Time from a gang's placement until its ranks have met.
     pub start_deadline: Duration,
     /// Restarts of a job after faults of processes, hosts and links.
     pub infrastructure_restarts: u32,
-    /// Name under which it leads.
+    /// Where others reach it, as `host:port`: the name under which it leads.
     pub advertise: String,
+}
+
+/// Which store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreOptions {
+    /// A file in the data folder, of this coordinator alone.
+    Embedded,
+    /// An etcd cluster that several coordinators share, and the data folder with it.
+    Etcd(Box<EtcdOptions>),
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("espalier-data"),
-            role: Role::All,
+            role: args::Role::All,
             registry_quota: None,
+            store: StoreOptions::Embedded,
             lease_ttl: Duration::from_secs(5),
             start_deadline: Duration::from_secs(300),
             infrastructure_restarts: 20,
@@ -89,6 +109,9 @@ pub enum ServeError {
     /// The folder of chunks cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The data folder is not the one that the coordinators share.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The stored state cannot be read, or the store failed.
     #[error(transparent)]
     State(#[from] Error),
@@ -100,7 +123,7 @@ pub enum ServeError {
 /// Runs a coordinator on a listener until `stop`, then drains for a bounded time.
 ///
 /// # Errors
-/// When it cannot start, or the store fails. What was acknowledged is stored; start it again.
+/// When it cannot start, or the embedded store fails. What was acknowledged is stored; start it again.
 pub async fn run(
     options: Options,
     listener: TcpListener,
@@ -113,66 +136,87 @@ pub async fn run(
             path: data_dir.clone(),
             source,
         })?;
-    let store = Store::open(
-        data_dir.join("state.redb"),
-        espalier_store::Options::default(),
-    )
-    .await?;
+    let store = match &options.store {
+        StoreOptions::Embedded => {
+            let file = data_dir.join("state.redb");
+            Store::open(file, espalier_store::Options::default()).await?
+        }
+        StoreOptions::Etcd(etcd) => {
+            let store = Store::connect_etcd((**etcd).clone()).await?;
+            blobs_folder::check(&store, &data_dir).await?;
+            store
+        }
+    };
     let ended = match options.role {
-        Role::All => lead(&options, &store, listener, stop).await,
-        Role::Registry => registry::serve_alone(&options, &store, listener, stop).await,
+        args::Role::All => coordinate(&options, &store, listener, stop).await,
+        args::Role::Registry => registry::serve_alone(&options, &store, listener, stop).await,
     };
     store.close().await;
     ended
 }
 
-async fn lead(
+async fn coordinate(
     options: &Options,
     store: &Store,
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let blobs = registry::open(options).await?;
-    let leader = store.campaign(&options.advertise).await?;
-    let clock = Clock::start();
-    let limits = Limits {
-        lease_ttl: options.lease_ttl,
-        start: options.start_deadline,
-        infrastructure_restarts: options.infrastructure_restarts,
-    };
-    let (control, handle) = Control::load(leader.clone(), clock, limits).await?;
-    // Ends all when either the loop or the server ends.
+    let (leading, seen) = watch::channel(None);
+    let role = Role::new(store.clone(), options.advertise.clone(), seen.clone());
+    // Ends all when either the campaigns or the server end.
     let halt = stop.child_token();
     let tasks = TaskTracker::new();
-    let sessions = Sessions {
-        leader: leader.clone(),
-        control: handle.clone(),
-        clock,
-        stop: halt.clone(),
-    };
-    let hook = Arc::new(Ledger::new(store.clone(), handle.clone()));
-    let registry = RegistryService::new(blobs, leader, hook);
-    tasks.spawn(registry.clone().keep_clean(halt.clone()));
-    let routes = routes(registry.clone(), handle, sessions, &tasks, &halt).await?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let routes = routes(store, role, &tasks, &halt)?.add_service(health_service);
+    let done = CancellationToken::new();
+    let mut first = seen.clone();
     let served = async {
+        if options.store == StoreOptions::Embedded {
+            // There is nobody else to point to: connections wait until it leads.
+            tokio::select! {
+                _ = first.wait_for(Option::is_some) => {}
+                () = halt.cancelled() => {}
+            }
+        }
         let served = serve(listener, routes, halt.clone()).await;
         halt.cancel();
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
             warn!("streams were still open when the time to drain was over");
         }
-        registry::drain(&registry).await;
+        done.cancel();
         served
     };
-    let controlled = async {
-        // Calls that still come are told that the coordinator is stopping.
-        let ended = control.run(halt.clone()).await;
+    let led = async {
+        let ended = term::keep_campaigning(options, store, &leading, &halt, &done).await;
         halt.cancel();
         ended
     };
-    let (served, controlled) = tokio::join!(served, controlled);
-    controlled?;
+    let (served, led, ()) = tokio::join!(served, led, tell_health(health, seen, &halt));
+    led?;
     served
+}
+
+/// A coordinator is healthy while it leads: whoever balances by health finds the leader.
+async fn tell_health(
+    health: HealthReporter,
+    mut leading: watch::Receiver<Option<Leading>>,
+    halt: &CancellationToken,
+) {
+    loop {
+        let status = if leading.borrow_and_update().is_some() {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for service in SERVICES {
+            health.set_service_status(service, status).await;
+        }
+        tokio::select! {
+            changed = leading.changed() => if changed.is_err() { return },
+            () = halt.cancelled() => return,
+        }
+    }
 }
 
 async fn serve(
@@ -206,32 +250,21 @@ async fn serve(
     }
 }
 
-async fn routes(
-    registry: RegistryService,
-    handle: Handle,
-    sessions: Sessions,
+fn routes(
+    store: &Store,
+    role: Role,
     tasks: &TaskTracker,
     halt: &CancellationToken,
 ) -> Result<Routes, ServeError> {
-    let store = sessions.leader.store().clone();
-    let jobs = JobServiceServer::new(Jobs::new(store, handle, tasks.clone(), halt.clone()))
+    let jobs = Jobs::new(store.clone(), role.clone(), tasks.clone(), halt.clone());
+    let jobs = JobServiceServer::new(jobs)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let workers = WorkerServiceServer::new(Workers::new(sessions, tasks.clone()))
+    let workers = WorkerServiceServer::new(Workers::new(role.clone(), tasks.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let registry = registry.into_server();
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<JobServiceServer<Jobs>>().await;
-    health.set_serving::<WorkerServiceServer<Workers>>().await;
-    health
-        .set_serving::<RegistryServiceServer<RegistryService>>()
-        .await;
-    let routes = Routes::new(jobs)
-        .add_service(workers)
-        .add_service(registry)
-        .add_service(health_service);
-    reflected(routes)
+    let registry = Led::new(role, |leading| leading.registry.into_server());
+    reflected(Routes::new(jobs).add_service(workers).add_service(registry))
 }
 
 /// The routes, and the services that describe them.

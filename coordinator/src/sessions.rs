@@ -14,6 +14,7 @@ use tonic::Streaming;
 use crate::api::WorkersError;
 use crate::clock::{Clock, wall};
 use crate::control::{Handle, Link, Outgoing};
+use crate::error::Error;
 use crate::reports::Reports;
 use crate::worker::WorkerRecord;
 
@@ -45,11 +46,22 @@ impl Sessions {
     /// Serves a session to its end, and says down the stream why it ended.
     pub(crate) async fn serve(self, inbound: Streaming<SessionRequest>, outgoing: Outgoing) {
         let ended = tokio::select! {
-            ended = self.session(inbound, &outgoing) => ended,
-            () = self.stop.cancelled() => Err(WorkersError::Stopping),
+            ended = self.session(inbound, &outgoing) => match ended {
+                Err(WorkersError::Inner(Error::Stopping)) => Err(self.why_it_ends().await),
+                other => other,
+            },
+            () = self.stop.cancelled() => Err(self.why_it_ends().await),
         };
         if let Err(error) = ended {
             let _ = tokio::time::timeout(LAST_WORD, outgoing.send(Err(error.into()))).await;
+        }
+    }
+
+    /// The term is over, or the coordinator is stopping.
+    async fn why_it_ends(&self) -> WorkersError {
+        match tokio::time::timeout(LAST_WORD, self.leader.check()).await {
+            Ok(Err(error)) => Error::from(error).into(),
+            Ok(Ok(())) | Err(_) => WorkersError::Stopping,
         }
     }
 

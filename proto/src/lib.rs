@@ -16,6 +16,20 @@ pub mod v1 {
         include_bytes!(concat!(env!("OUT_DIR"), "/espalier_descriptor.bin"));
 }
 
+/// Reason in the `ErrorInfo` of an answer by a coordinator that does not lead: ask the leader.
+pub const NOT_LEADER: &str = "NOT_LEADER";
+
+/// Name in its metadata of where the leader listens, as `host:port`; absent when nobody leads.
+pub const LEADER: &str = "leader";
+
+/// Where the leader listens, as `host:port`, when the answer is that of a coordinator that does not
+/// lead; the inner `None` when it did not know.
+pub fn not_leader(status: &tonic::Status) -> Option<Option<String>> {
+    use tonic_types::StatusExt as _;
+    let info = status.get_details_error_info()?;
+    (info.reason == NOT_LEADER).then(|| info.metadata.get(LEADER).cloned())
+}
+
 /// Largest chunk of a file, and largest sum of the chunks of one message, in bytes.
 pub const MAX_CHUNK: usize = 4 << 20;
 

@@ -5,32 +5,48 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use espalier_proto::v1::ListWorkersRequest;
+use espalier_proto::v1::worker_service_client::WorkerServiceClient;
 use serde_json::Value;
 
-use crate::{Feed, Ran, TinyJob, program, subset};
+use crate::{Feed, Ran, TinyJob, program, signal, subset};
 
 /// Longest wait for anything; far more than it takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
-/// A coordinator and workers as processes of this machine.
+/// Coordinators and workers as processes of this machine.
 pub struct Cluster {
     dir: tempfile::TempDir,
-    port: u16,
-    coordinator: Option<Child>,
+    /// Of the store that the coordinators share; one has its own.
+    store: Option<String>,
+    ports: Vec<u16>,
+    coordinators: Vec<Option<Child>>,
     workers: Vec<Option<Child>>,
 }
 
 impl Cluster {
     /// Starts a coordinator and so many workers, and waits until all are registered.
     pub fn start(workers: usize) -> Self {
+        Self::with(1, None, workers)
+    }
+
+    /// Starts two coordinators on a store in etcd, of which one leads, and so many workers.
+    pub fn start_pair(store: String, workers: usize) -> Self {
+        Self::with(2, Some(store), workers)
+    }
+
+    fn with(coordinators: usize, store: Option<String>, workers: usize) -> Self {
         let mut cluster = Self {
             dir: tempfile::tempdir().unwrap(),
-            port: free_port(),
-            coordinator: None,
+            store,
+            ports: (0..coordinators).map(|_| free_port()).collect(),
+            coordinators: (0..coordinators).map(|_| None).collect(),
             workers: (0..workers).map(|_| None).collect(),
         };
         subset(&cluster.data(), 2000, 400);
-        cluster.start_coordinator();
+        for index in 0..coordinators {
+            cluster.start_coordinator_at(index);
+        }
         for index in 0..workers {
             cluster.start_worker(index);
         }
@@ -58,22 +74,57 @@ impl Cluster {
         self.dir().join("coordinator/blobs")
     }
 
-    /// Where the coordinator listens.
+    /// Where the coordinators listen, by commas.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        let each = (0..self.ports.len()).map(|index| self.endpoint_at(index));
+        each.collect::<Vec<_>>().join(",")
+    }
+
+    /// Where one coordinator listens.
+    pub fn endpoint_at(&self, index: usize) -> String {
+        format!("http://127.0.0.1:{}", self.ports[index])
     }
 
     /// Starts the coordinator, again or for the first time.
     pub fn start_coordinator(&mut self) {
+        self.start_coordinator_at(0);
+    }
+
+    /// As [`Cluster::start_coordinator`], of several.
+    pub fn start_coordinator_at(&mut self, index: usize) {
         let mut command = Command::new(program("espalier-coordinator"));
         command
-            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .args(["--listen", &format!("127.0.0.1:{}", self.ports[index])])
             .arg("--data-dir")
             .arg(self.dir().join("coordinator"));
-        self.coordinator = Some(self.spawn(command, "coordinator"));
+        if let Some(store) = &self.store {
+            command.args(["--store", store]);
+        }
+        self.coordinators[index] = Some(self.spawn(command, &format!("coordinator-{index}")));
         self.wait("the coordinator to listen", |cluster| {
-            cluster.cli(&["worker", "list"]).code == 0
+            let endpoint = cluster.endpoint_at(index);
+            cluster
+                .cli(&["worker", "list", "--endpoint", &endpoint])
+                .code
+                == 0
         });
+    }
+
+    /// The coordinator that leads; `None` while none does.
+    pub fn leader(&self) -> Option<usize> {
+        (0..self.ports.len()).find(|&index| self.leads(index))
+    }
+
+    /// Whether this coordinator leads. It takes a while to answer when nobody does.
+    pub fn leads(&self, index: usize) -> bool {
+        leads(&self.endpoint_at(index))
+    }
+
+    /// Sends a coordinator a signal, by its name without SIG.
+    pub fn signal_coordinator(&self, index: usize, name: &str) {
+        if let Some(child) = &self.coordinators[index] {
+            signal(name, child.id());
+        }
     }
 
     /// Starts a worker, again or for the first time.
@@ -103,7 +154,12 @@ impl Cluster {
 
     /// Kills the coordinator with SIGKILL.
     pub fn kill_coordinator(&mut self) {
-        kill(self.coordinator.take());
+        self.kill_coordinator_at(0);
+    }
+
+    /// As [`Cluster::kill_coordinator`], of several.
+    pub fn kill_coordinator_at(&mut self, index: usize) {
+        kill(self.coordinators[index].take());
     }
 
     /// Kills a worker's agent with SIGKILL; its ranks are left to notice.
@@ -131,10 +187,7 @@ impl Cluster {
 
     /// Kills a process with SIGKILL; one that has just ended is as well.
     pub fn kill_process(pid: u32) {
-        let _ = Command::new("kill")
-            .args(["-KILL", &pid.to_string()])
-            .stderr(Stdio::null())
-            .status();
+        signal("KILL", pid);
     }
 
     /// Runs `espalier` with these arguments against this cluster.
@@ -249,16 +302,36 @@ impl Drop for Cluster {
         for index in 0..self.workers.len() {
             self.kill_worker(index);
         }
-        self.kill_coordinator();
+        for index in 0..self.coordinators.len() {
+            self.kill_coordinator_at(index);
+        }
         for pid in self.ranks() {
             Self::kill_process(pid);
         }
     }
 }
 
+/// Whether this coordinator serves what only a leader does.
+fn leads(endpoint: &str) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let asked = async {
+            let mut client = WorkerServiceClient::connect(endpoint.to_owned())
+                .await
+                .ok()?;
+            client.list_workers(ListWorkersRequest {}).await.ok()
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(4), asked).await;
+        answer.is_ok_and(|answer| answer.is_some())
+    })
+}
+
 /// A port nobody listens on, below those that the system gives to connections: one of them must not
 /// take it while the coordinator is down.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let own = 20_000 + (std::process::id() % 100) as u16 * 100;
     loop {

@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
 mod cluster;
+mod etcd;
 mod feed;
 mod images;
 mod job;
@@ -12,8 +13,9 @@ mod programs;
 mod ran;
 
 pub use cluster::Cluster;
+pub use etcd::Etcd;
 pub use feed::Feed;
 pub use images::{as_cifar, as_folder, as_shards, subset};
 pub use job::TinyJob;
-pub use programs::{program, repository};
+pub use programs::{program, repository, signal};
 pub use ran::Ran;

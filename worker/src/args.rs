@@ -32,13 +32,15 @@ pub enum Command {
 /// Arguments of `agent`.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
-    /// Where the coordinator listens.
+    /// Where the coordinator listens; several that share a store by commas: the one that leads is
+    /// found, and followed.
     #[arg(
         long,
         env = "ESPALIER_COORDINATOR",
-        default_value = "http://127.0.0.1:7878"
+        default_value = "http://127.0.0.1:7878",
+        value_delimiter = ','
     )]
-    pub coordinator: String,
+    pub coordinator: Vec<String>,
     /// Folder for the worker's identity and its ranks' files; only one agent may use it.
     #[arg(long, env = "ESPALIER_DIR")]
     pub dir: PathBuf,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use espalier_job::Problems;
+use espalier_proto::{LEADER, NOT_LEADER};
 use espalier_store::StoreError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -152,7 +153,12 @@ impl From<Error> for Status {
                 (Code::Unavailable, "STOPPING", true)
             }
             Error::Busy => (Code::Unavailable, "BUSY", true),
-            Error::Store(StoreError::NotLeader { .. }) => (Code::Unavailable, "NOT_LEADER", true),
+            Error::Store(StoreError::NotLeader { holder }) => {
+                return not_leader(text, holder.clone());
+            }
+            Error::Store(StoreError::Unreachable(_) | StoreError::Unknown(_)) => {
+                (Code::Unavailable, "STORE_UNREACHABLE", true)
+            }
             Error::Store(_) | Error::Unreadable(_) | Error::Illegal(_) => {
                 tracing::error!(%error, "request failed");
                 (Code::Internal, "INTERNAL", false)
@@ -160,6 +166,17 @@ impl From<Error> for Status {
         };
         status(code, text, reason, retry)
     }
+}
+
+/// To be asked of another coordinator, so that asking this one again does not help.
+fn not_leader(text: String, leader: Option<String>) -> Status {
+    let metadata = leader.map(|leader| (LEADER.to_owned(), leader));
+    let details = ErrorDetails::with_error_info(
+        NOT_LEADER,
+        DOMAIN,
+        metadata.into_iter().collect::<HashMap<_, _>>(),
+    );
+    Status::with_error_details(Code::FailedPrecondition, text, details)
 }
 
 fn bad_request(text: String, fields: impl IntoIterator<Item = (String, String)>) -> Status {

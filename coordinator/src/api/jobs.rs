@@ -21,6 +21,7 @@ use crate::control::Handle;
 use crate::error::Error;
 use crate::job::{JobId, Snapshot};
 use crate::keys;
+use crate::role::Role;
 
 /// Longest time for a unary call.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -34,11 +35,11 @@ const BUFFER: usize = 64;
 /// Most jobs read for a page before it is cut short: a job file has up to 256 KiB, a message 2 MiB.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// `JobService`.
+/// `JobService`. What only reads is answered by every coordinator, from the store they share.
 #[derive(Clone)]
 pub(crate) struct Jobs {
     store: Store,
-    control: Handle,
+    role: Role,
     streams: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -47,13 +48,13 @@ pub(crate) struct Jobs {
 impl Jobs {
     pub(crate) fn new(
         store: Store,
-        control: Handle,
+        role: Role,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
         Self {
             store,
-            control,
+            role,
             streams: Arc::new(Semaphore::new(STREAMS)),
             tasks,
             stop,
@@ -78,10 +79,13 @@ impl Jobs {
         if !relative.is_empty() {
             return Err(JobsError::RelativePaths(relative));
         }
-        let job = self
-            .control
-            .submit(request.request_id, spec, request.spec_toml)
-            .await?;
+        let SubmitJobRequest {
+            request_id,
+            spec_toml,
+        } = request;
+        let submit =
+            |control: Handle| async move { control.submit(request_id, spec, spec_toml).await };
+        let job = self.role.ask(submit).await?;
         Ok(SubmitJobResponse {
             job: Some(job.wire()),
         })
@@ -190,7 +194,8 @@ impl JobService for Jobs {
         let CancelJobRequest { job_id, reason } = request.into_inner();
         bounded(async {
             let id = self.load(&job_id).await?.record.job_id;
-            let job = self.control.cancel(id, reason).await?;
+            let cancel = |control: Handle| async move { control.cancel(id, reason).await };
+            let job = self.role.ask(cancel).await?;
             Ok(CancelJobResponse {
                 job: Some(job.wire()),
             })

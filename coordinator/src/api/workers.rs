@@ -7,18 +7,19 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::sessions::{OUTGOING, Sessions};
+use crate::role::Role;
+use crate::sessions::OUTGOING;
 
 /// `WorkerService`.
 #[derive(Clone)]
 pub(crate) struct Workers {
-    sessions: Sessions,
+    role: Role,
     tasks: TaskTracker,
 }
 
 impl Workers {
-    pub(crate) fn new(sessions: Sessions, tasks: TaskTracker) -> Self {
-        Self { sessions, tasks }
+    pub(crate) fn new(role: Role, tasks: TaskTracker) -> Self {
+        Self { role, tasks }
     }
 }
 
@@ -30,8 +31,8 @@ impl WorkerService for Workers {
         &self,
         request: Request<Streaming<SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let sessions = self.role.leading().await?.sessions;
         let (sender, receiver) = mpsc::channel(OUTGOING);
-        let sessions = self.sessions.clone();
         self.tasks
             .spawn(sessions.serve(request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -41,7 +42,10 @@ impl WorkerService for Workers {
         &self,
         _: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let workers = self.sessions.control.workers().await?;
+        let workers = self
+            .role
+            .ask(|control| async move { control.workers().await })
+            .await?;
         Ok(Response::new(ListWorkersResponse { workers }))
     }
 }

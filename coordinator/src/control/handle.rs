@@ -6,6 +6,7 @@ use espalier_job::Job;
 use espalier_proto::v1::{
     RankReport, RendezvousReady, RunningGang, SessionResponse, Worker, session_response,
 };
+use espalier_store::StoreError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -90,12 +91,15 @@ impl Link {
 }
 
 /// Where a command's answer goes. An error that ends the loop is kept for the loop, and the asker is
-/// told that it is stopping.
+/// told that it is stopping, or who leads instead.
 pub(super) struct Reply<T>(oneshot::Sender<Result<T, Error>>);
 
 impl<T> Reply<T> {
     pub(super) fn send(self, result: Result<T, Error>) -> Result<(), Error> {
         let (answer, fate) = match result {
+            Err(Error::Store(error @ StoreError::NotLeader { .. })) => {
+                (Err(error.clone().into()), Err(error.into()))
+            }
             Err(error) if error.is_fatal() => (Err(Error::Stopping), Err(error)),
             other => (other, Ok(())),
         };

@@ -8,15 +8,12 @@ use espalier_store::{Compare, Op, Outcome};
 use tracing::{info, warn};
 
 use super::handle::Submission;
-use super::{ATTEMPTS, Control};
+use super::{ATTEMPTS, Control, MAX_JOBS};
 use crate::clock::wall;
 use crate::codec::{Unreadable, decode, encode};
 use crate::error::Error;
 use crate::job::{Edit, JobId, Placed, RankPhase, Record, Snapshot, State, Trigger};
 use crate::keys;
-
-/// Most jobs that have not ended.
-const MAX_JOBS: usize = 10_000;
 
 /// Most bytes of a reason that came from outside.
 pub(crate) const MAX_REASON: usize = 4 << 10;

@@ -4,6 +4,7 @@
 //! read again from the store, and told again by the workers when they register.
 
 mod handle;
+mod intake;
 mod jobs;
 mod reconcile;
 mod tracked;
@@ -14,12 +15,13 @@ use std::time::Duration;
 
 use espalier_store::{Leader, Range, Store};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use handle::Command;
 pub(crate) use handle::{Handle, Link, Outgoing};
+use intake::Submit;
 pub(crate) use jobs::cut;
 use tracked::{Tracked, Worker};
 
@@ -28,6 +30,9 @@ use crate::error::Error;
 use crate::job::{JobId, Snapshot};
 use crate::keys;
 use crate::membership::Limits;
+
+/// Most jobs that have not ended.
+const MAX_JOBS: usize = 10_000;
 
 /// Commands that wait for the loop.
 const QUEUE: usize = 1024;
@@ -45,6 +50,8 @@ pub(crate) struct Control {
     workers: BTreeMap<String, Worker>,
     sessions: u64,
     commands: mpsc::Receiver<Command>,
+    /// When the right to lead is to be renewed, if it has an end.
+    renewal: Option<Instant>,
 }
 
 impl Control {
@@ -56,6 +63,7 @@ impl Control {
     ) -> Result<(Self, Handle), Error> {
         let (sender, commands) = mpsc::channel(QUEUE);
         let mut control = Self {
+            renewal: leader.renew_every().map(|every| Instant::now() + every),
             leader,
             clock,
             limits,
@@ -67,6 +75,7 @@ impl Control {
         for entry in all(control.store(), keys::JOBS).await? {
             let job = Snapshot::with_gang(control.store(), &entry).await?;
             control.track(job);
+            control.keep_leading().await?;
         }
         for entry in all(control.store(), keys::WORKERS).await? {
             control.remember(&entry)?;
@@ -79,7 +88,8 @@ impl Control {
         Ok((control, Handle::new(sender)))
     }
 
-    /// Runs until `stop`, or until the store can no longer be trusted.
+    /// Runs until `stop`, or until the store can no longer be trusted. The right to lead is renewed
+    /// here, between two pieces of work: a loop that hangs loses it.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let mut tick = tokio::time::interval(
             self.limits
@@ -89,8 +99,10 @@ impl Control {
         );
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.keep_leading().await?;
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                () = due(self.renewal) => continue,
                 _ = tick.tick() => self.refresh_gangs().await?,
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command).await?,
@@ -101,9 +113,29 @@ impl Control {
         }
     }
 
+    /// Renews the right to lead when it is time. Work that takes long calls it between its pieces.
+    async fn keep_leading(&mut self) -> Result<(), Error> {
+        if self.renewal.is_some_and(|at| at <= Instant::now()) {
+            self.leader.renew().await?;
+            self.renewal = self
+                .leader
+                .renew_every()
+                .map(|every| Instant::now() + every);
+        }
+        Ok(())
+    }
+
     async fn obey(&mut self, command: Command) -> Result<(), Error> {
         match command {
-            Command::Submit(submission, reply) => reply.send(self.submit(submission).await),
+            Command::Submit(submission, reply) => {
+                let (batch, next) = self.gather(Submit { submission, reply });
+                self.accept(batch).await?;
+                match next {
+                    // No submit, or it would be in the batch.
+                    Some(next) => Box::pin(self.obey(next)).await,
+                    None => Ok(()),
+                }
+            }
             Command::Cancel(job, reason, reply) => reply.send(self.cancel(&job, &reason).await),
             Command::Register(registration, reply) => {
                 reply.send(self.register(*registration).await)
@@ -148,6 +180,7 @@ impl Control {
         let with_gangs = self.jobs.iter().filter(|(_, job)| job.gang().is_some());
         let ids: Vec<JobId> = with_gangs.map(|(id, _)| id.clone()).collect();
         for id in ids {
+            self.keep_leading().await?;
             self.refresh(&id).await?;
         }
         Ok(())
@@ -171,6 +204,14 @@ impl Control {
                 self.jobs.insert(id, Tracked::new(job, now));
             }
         }
+    }
+}
+
+/// Waits until it is time to renew, if it ever is.
+async fn due(renewal: Option<Instant>) {
+    match renewal {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use espalier_store::{Outcome, Txn};
 use tracing::info;
 
 use super::Control;
 use super::tracked::Worker;
+use crate::clock::wall;
 use crate::error::Error;
-use crate::job::{JobId, Member, State, Trigger};
+use crate::job::{Edit, JobId, Member, Snapshot, State, Trigger};
 use crate::membership::{self, WorkerView};
 use crate::scheduler;
 
@@ -26,6 +28,7 @@ impl Control {
             .filter_map(|tracked| tracked.gang_view())
             .collect();
         for gang in gangs {
+            self.keep_leading().await?;
             if let Some(decision) = membership::decide(now, &self.limits, &gang, &workers) {
                 settled(self.settle(&gang.job_id, decision).await)?;
             }
@@ -41,9 +44,19 @@ impl Control {
                 .get(&job.job_id)
                 .map(|t| t.state() == State::Queued)
         });
+        let mut waits = Vec::new();
         for decision in scheduler::decide(now, &queue, &self.candidates(now)) {
-            settled(self.schedule(decision).await)?;
+            self.keep_leading().await?;
+            match decision {
+                scheduler::Decision::Place {
+                    job_id,
+                    workers,
+                    reason,
+                } => settled(self.place(&job_id, &workers, &reason).await)?,
+                scheduler::Decision::Wait { job_id, reason } => waits.push((job_id, reason)),
+            }
         }
+        self.wait(waits).await?;
         self.forget(now).await
     }
 
@@ -92,17 +105,6 @@ impl Control {
         Ok(())
     }
 
-    async fn schedule(&mut self, decision: scheduler::Decision) -> Result<(), Error> {
-        match decision {
-            scheduler::Decision::Place {
-                job_id,
-                workers,
-                reason,
-            } => self.place(&job_id, &workers, &reason).await,
-            scheduler::Decision::Wait { job_id, reason } => self.wait(&job_id, &reason).await,
-        }
-    }
-
     async fn place(&mut self, id: &JobId, workers: &[String], reason: &str) -> Result<(), Error> {
         let Some(tracked) = self.jobs.get(id) else {
             return Ok(());
@@ -128,14 +130,66 @@ impl Control {
         Ok(())
     }
 
-    /// Shows what a job waits for. While it recovers, the loss stays in sight.
-    async fn wait(&mut self, id: &JobId, reason: &str) -> Result<(), Error> {
-        let Some(tracked) = self.jobs.get(id) else {
-            return Ok(());
-        };
-        if tracked.state() != State::Queued || tracked.job.record.reason == reason {
-            return Ok(());
+    /// Shows what jobs wait for. While one recovers, the loss stays in sight.
+    async fn wait(&mut self, waits: Vec<(JobId, String)>) -> Result<(), Error> {
+        let news: Vec<(Snapshot, String)> = waits
+            .into_iter()
+            .filter_map(|(id, reason)| {
+                let job = &self.jobs.get(&id)?.job;
+                let record = &job.record;
+                let news = record.state == State::Queued && record.reason != reason;
+                news.then(|| (job.clone(), reason))
+            })
+            .collect();
+        let limits = self.store().limits();
+        let mut rest = news.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |(job, _): &&(Snapshot, String)| {
+                // As JSON a text may be twice as long.
+                bytes += 2 * job.record.spec_toml.len();
+                bytes < limits.bytes / 2
+            };
+            let most = limits.ops / 2;
+            let count = rest.iter().take(most).take_while(fits).count().max(1);
+            let (batch, later) = rest.split_at(count);
+            self.keep_leading().await?;
+            if !self.wait_all(batch).await? {
+                for (job, reason) in batch {
+                    settled(self.wait_one(&job.record.job_id, reason).await)?;
+                }
+            }
+            rest = later;
         }
+        Ok(())
+    }
+
+    /// In one transaction; false when another has written one of the jobs.
+    async fn wait_all(&mut self, batch: &[(Snapshot, String)]) -> Result<bool, Error> {
+        let mut txn = Txn::new();
+        let mut records = Vec::with_capacity(batch.len());
+        for (job, reason) in batch {
+            let mut edit = Edit::of(job.clone(), wall());
+            reason.clone_into(&mut edit.record.reason);
+            records.push(edit.record.clone());
+            let job = edit.into_txn(self.store()).await?;
+            txn.compares.extend(job.compares);
+            txn.ops.extend(job.ops);
+        }
+        let Outcome::Committed(revision) = self.leader.commit(txn).await? else {
+            return Ok(false);
+        };
+        for record in records {
+            self.track(Snapshot {
+                record,
+                revision,
+                gang: None,
+            });
+        }
+        Ok(true)
+    }
+
+    async fn wait_one(&mut self, id: &JobId, reason: &str) -> Result<(), Error> {
         self.edit(id, |edit| {
             if edit.record.state == State::Queued {
                 reason.clone_into(&mut edit.record.reason);

@@ -183,7 +183,11 @@ impl Edit {
             GangEdit::Delete => txn = txn.then(Op::delete(gang_key)),
         }
         if !self.events.is_empty() {
-            let first = feed::next_cursor(store, id).await?;
+            let first = match self.before.revision {
+                // A job that is still to be made has none.
+                Revision(0) => 1,
+                _ => feed::next_cursor(store, id).await?,
+            };
             let entries = self.events.into_iter().map(FeedEntry::Event);
             let (compares, ops) = feed::append(id, first, self.wall, entries);
             txn.compares.extend(compares);

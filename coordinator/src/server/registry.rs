@@ -13,13 +13,13 @@ use tracing::warn;
 use super::{DRAIN, Options, ServeError, reflected, serve};
 
 /// Opens the folder of chunks.
-pub(super) async fn open(options: &Options) -> Result<Blobs, ServeError> {
+pub(crate) async fn open(options: &Options) -> Result<Blobs, ServeError> {
     let folder = options.data_dir.join("blobs");
     Ok(Blobs::with_quota(folder, options.registry_quota).await?)
 }
 
 /// A publish goes on when its client has left: the store must outlive it.
-pub(super) async fn drain(registry: &RegistryService) {
+pub(crate) async fn drain(registry: &RegistryService) {
     if tokio::time::timeout(DRAIN, registry.drain()).await.is_err() {
         warn!("publishes were still under way when the time to drain was over");
     }

@@ -1,7 +1,9 @@
 //! Submitting, reading and listing.
 
+use espalier_proto::v1::watch_job_response::Entry;
 use espalier_proto::v1::{
-    GetJobRequest, JobState, ListJobsRequest, StreamLogsRequest, WatchJobRequest,
+    CancelJobRequest, GetJobRequest, JobEventKind, JobState, ListJobsRequest, StreamLogsRequest,
+    WatchJobRequest,
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -178,4 +180,38 @@ async fn a_waiting_job_says_what_it_waits_for() {
     tokio::time::timeout(crate::bench::PATIENCE, waits)
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn submits_that_come_at_once_are_each_one_job_and_the_same_for_the_same_request() {
+    let bench = std::sync::Arc::new(Bench::start().await);
+    let mut submits = tokio::task::JoinSet::new();
+    for i in 0..200 {
+        let bench = bench.clone();
+        submits.spawn(async move {
+            let request_id = format!("r{}", i % 50);
+            let job = bench.submit(&request_id, &spec(1, 1)).await.unwrap();
+            (request_id, job.job_id)
+        });
+    }
+    let answers = submits.join_all().await;
+    let distinct: std::collections::BTreeSet<_> = answers.into_iter().collect();
+    assert_eq!(distinct.len(), 50, "{distinct:?}");
+    let jobs: std::collections::BTreeSet<_> = distinct.iter().map(|(_, job)| job).collect();
+    assert_eq!(jobs.len(), 50, "{distinct:?}");
+    for job in jobs {
+        assert_eq!(bench.job(job).await.state(), JobState::Queued);
+        let cancel = CancelJobRequest {
+            job_id: job.clone(),
+            reason: String::new(),
+        };
+        bench.jobs().await.cancel_job(cancel).await.unwrap();
+        let feed = bench.feed(job, 0).await;
+        let cursors: Vec<u64> = feed.iter().map(|(cursor, _)| *cursor).collect();
+        assert_eq!(cursors, (1..=feed.len() as u64).collect::<Vec<_>>());
+        let Entry::Event(first) = &feed[0].1 else {
+            panic!("{feed:?}");
+        };
+        assert_eq!(first.kind(), JobEventKind::Submitted);
+    }
 }

@@ -31,7 +31,7 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub struct Global {
-    /// Where the coordinator listens.
+    /// Where the coordinator listens; several that share a store by commas: the one that leads is found.
     #[arg(
         long,
         global = true,

@@ -5,10 +5,9 @@ use std::time::Duration;
 use espalier_proto::v1::job_service_client::JobServiceClient;
 use espalier_proto::v1::watch_job_response::Entry;
 use espalier_proto::v1::{GetJobRequest, Job, JobState, WatchJobRequest};
-use tonic::transport::Channel;
 use tonic::{Code, Request};
 
-use crate::connect;
+use crate::connect::{self, Leader};
 use crate::exit::Failure;
 use crate::job::state_name;
 use crate::progress::Progress;
@@ -134,7 +133,7 @@ async fn watch(
     }
 }
 
-async fn current(client: &mut JobServiceClient<Channel>, job_id: &str) -> Result<Job, Failure> {
+async fn current(client: &mut JobServiceClient<Leader>, job_id: &str) -> Result<Job, Failure> {
     let request = GetJobRequest {
         job_id: job_id.to_owned(),
     };

@@ -8,7 +8,7 @@ use espalier_proto::v1::{
     BestBy, CollectGarbageRequest, GetRetentionRequest, GetUsageRequest, Retention,
     SetRetentionRequest,
 };
-use espalier_registry::{Client, Fault, Mirror};
+use espalier_registry::{Fault, Mirror};
 use serde_json::json;
 
 use crate::args::{Global, Output, RegistryCommand, RetentionArgs};
@@ -106,11 +106,11 @@ async fn collect(global: &Global, dry_run: bool) -> Result<(), Failure> {
 }
 
 async fn fsck(global: &Global, repair: Option<String>) -> Result<(), Failure> {
-    let client = Client::connect(&global.endpoint).await?;
+    let client = connect::checkpoints(&global.endpoint).await?;
     let mirror = match repair {
         None => None,
         Some(endpoint) if endpoint.contains("://") => {
-            Some(Mirror::Registry(Client::connect(&endpoint).await?))
+            Some(Mirror::Registry(connect::checkpoints(&endpoint).await?))
         }
         Some(folder) if PathBuf::from(&folder).is_dir() => Some(Mirror::Folder(folder.into())),
         Some(other) => {

@@ -169,6 +169,9 @@ impl RegistryError {
             Self::Contention(_) => (Code::Unavailable, "CONTENTION", soon),
             Self::Store(StoreError::NotLeader { .. }) => (Code::Unavailable, "NOT_LEADER", soon),
             Self::Store(StoreError::Closed) => (Code::Unavailable, "CLOSED", soon),
+            Self::Store(StoreError::Unreachable(_) | StoreError::Unknown(_)) => {
+                (Code::Unavailable, "STORE_UNREACHABLE", soon)
+            }
             Self::Store(StoreError::Invalid(_)) => {
                 (Code::InvalidArgument, "INVALID_ARGUMENT", None)
             }

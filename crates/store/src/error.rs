@@ -6,8 +6,8 @@ use crate::Revision;
 /// Why the store did not do as asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The leader that wrote has been replaced: it must stop, nothing was changed.
-    #[error("no longer the leader: replaced by {}", holder.as_deref().unwrap_or("nobody"))]
+    /// Who wrote does not lead, or no longer: it must stop, nothing was changed.
+    #[error("not the leader: {}", holder.as_deref().map_or("nobody leads now".to_owned(), |h| format!("{h} leads now")))]
     NotLeader {
         /// Who leads now.
         holder: Option<String>,
@@ -38,6 +38,12 @@ pub enum StoreError {
     /// A key, value or transaction is outside the limits.
     #[error("{0}")]
     Invalid(String),
+    /// The store does not answer. Nothing was changed.
+    #[error("the store cannot be reached: {0}")]
+    Unreachable(String),
+    /// The store did not answer a write in time. Whether it was made is unknown.
+    #[error("the store did not say whether it made a write: {0}")]
+    Unknown(String),
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,

@@ -6,6 +6,7 @@
 //! so that a write by a leader that has been replaced cannot happen.
 //!
 //! [`Store::open`] keeps everything in one file (redb). An answer to a write is given after its fsync.
+//! [`Store::connect_etcd`] keeps it in an etcd cluster, for several coordinators of which one leads.
 #![forbid(unsafe_code)]
 
 mod backend;
@@ -14,15 +15,18 @@ mod clock;
 mod conformance;
 mod embedded;
 mod error;
+mod etcd;
 mod leader;
 mod range;
 mod store;
 mod txn;
 mod watch;
 
+pub use backend::Limits;
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use embedded::Options;
 pub use error::StoreError;
+pub use etcd::{EtcdOptions, EtcdTls, EtcdUser};
 pub use leader::Leader;
 pub use range::{Page, Range};
 pub use store::{LeaseId, Store};
@@ -34,9 +38,6 @@ pub const MAX_KEY: usize = 512;
 
 /// Largest value, in bytes.
 pub const MAX_VALUE: usize = 1 << 20;
-
-/// Most operations, and most compares, in a transaction.
-pub const MAX_OPS: usize = 1024;
 
 /// Most entries in a page.
 pub const MAX_PAGE: usize = 1000;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::embedded::{Embedded, Options};
+use crate::etcd::{Etcd, EtcdOptions};
 use crate::leader::LEADER_KEY;
 use crate::txn::{validate_key, validate_prefix};
-use crate::{Entry, Leader, Op, Outcome, Page, Range, Revision, StoreError, Txn, Watch};
+use crate::{Entry, Leader, Limits, Page, Range, Revision, StoreError, Watch};
 
 /// Name of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,10 +38,34 @@ impl Store {
         Ok(Self(Arc::new(Embedded::open(None, options).await?)))
     }
 
+    /// The store in an etcd cluster, which several processes share.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when an option is wrong, the name and password included;
+    /// [`StoreError::Unreachable`] when no member answers.
+    pub async fn connect_etcd(options: EtcdOptions) -> Result<Self, StoreError> {
+        Ok(Self(Arc::new(Etcd::connect(options).await?)))
+    }
+
+    /// Largest transaction that it takes.
+    pub fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
+    /// Name under which the present leader campaigned, if there is one.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub async fn leader(&self) -> Result<Option<String>, StoreError> {
+        let entry = self.0.get(LEADER_KEY.to_owned()).await?;
+        Ok(entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
+    }
+
     /// The value of a key.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`], [`StoreError::Backend`], [`StoreError::Closed`].
+    /// [`StoreError::Invalid`], [`StoreError::Unreachable`], [`StoreError::Backend`],
+    /// [`StoreError::Closed`].
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         validate_key(key)?;
         self.0.get(key.to_owned()).await
@@ -65,7 +90,9 @@ impl Store {
         Ok(self.0.watch(prefix.to_owned(), from))
     }
 
-    /// Makes a lease that expires when it is not kept alive for `ttl`.
+    /// Makes a lease that expires when it is not kept alive for `ttl`. Etcd's leases last whole
+    /// seconds, rounded up, and at least one and a half times its election timeout (2 s by default);
+    /// they may outlast their time when etcd changes its own leader.
     ///
     /// # Errors
     /// As [`Store::get`].
@@ -94,16 +121,15 @@ impl Store {
         self.0.revoke(lease).await
     }
 
-    /// Becomes the leader, at once: whoever led before can write no more.
+    /// Becomes the leader. The embedded store, which is one process's, is taken over at once: whoever
+    /// led before can write no more. In etcd it waits until the leader has resigned or has not renewed
+    /// its right in time. Giving up the wait is safe.
     ///
     /// # Errors
     /// As [`Store::get`].
     pub async fn campaign(&self, id: &str) -> Result<Leader, StoreError> {
-        let txn = Txn::new().then(Op::put(LEADER_KEY, id));
-        match self.0.commit(txn).await? {
-            Outcome::Committed(fence) => Ok(Leader::new(self.clone(), id.to_owned(), fence)),
-            Outcome::Conflict => Err(StoreError::NotLeader { holder: None }),
-        }
+        let term = self.0.campaign(id).await?;
+        Ok(Leader::new(self.clone(), id.to_owned(), term))
     }
 
     /// Finishes the writes taken, ends the threads and lets go of the file. Every later call, and

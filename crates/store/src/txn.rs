@@ -3,7 +3,7 @@ use std::fmt;
 
 use crate::leader::LEADER_KEY;
 use crate::store::LeaseId;
-use crate::{MAX_KEY, MAX_OPS, MAX_VALUE, StoreError};
+use crate::{Limits, MAX_KEY, MAX_VALUE, StoreError};
 
 /// Number of a transaction that changed something. Grows by one, is never reused. 0 is before the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -132,9 +132,9 @@ impl Op {
 /// Changes made all together, if every condition holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
-    /// All must hold. At most [`MAX_OPS`].
+    /// All must hold. At most [`Limits::ops`].
     pub compares: Vec<Compare>,
-    /// Each key at most once. At most [`MAX_OPS`].
+    /// Each key at most once. At most [`Limits::ops`].
     pub ops: Vec<Op>,
 }
 
@@ -158,17 +158,35 @@ impl Txn {
         self
     }
 
+    /// Bytes of keys and values.
+    fn bytes(&self) -> usize {
+        let compares = self.compares.iter().map(|compare| compare.key().len());
+        let ops = self.ops.iter().map(|op| match op {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete { key } => key.len(),
+        });
+        compares.chain(ops).sum()
+    }
+
     /// Checks the limits and the keys.
     ///
     /// # Errors
     /// [`StoreError::Invalid`] says which key or limit.
-    pub(crate) fn validate(&self) -> Result<(), StoreError> {
+    pub(crate) fn validate(&self, limits: Limits) -> Result<(), StoreError> {
         for (what, count) in [("compares", self.compares.len()), ("ops", self.ops.len())] {
-            if count > MAX_OPS {
+            if count > limits.ops {
                 return Err(StoreError::Invalid(format!(
-                    "a transaction has at most {MAX_OPS} {what}, not {count}"
+                    "a transaction has at most {} {what} in this store, not {count}",
+                    limits.ops
                 )));
             }
+        }
+        let bytes = self.bytes();
+        if bytes > limits.bytes {
+            return Err(StoreError::Invalid(format!(
+                "a transaction has at most {} bytes of keys and values in this store, not {bytes}",
+                limits.bytes
+            )));
         }
         for compare in &self.compares {
             validate_key(compare.key())?;

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use super::backoff;
+use super::coordinators::Coordinators;
 use crate::ipc::Fault;
 
 /// How long a registry that is away is waited for.
@@ -34,7 +35,7 @@ pub(super) struct Assets {
 /// Whose fault it is, and what is missing: a reference of the job file that does not exist is the
 /// user's, everything else the machinery's.
 pub(super) async fn fetch(
-    registry: &str,
+    coordinators: &Coordinators,
     order: &StartGang,
     job: &Job,
     run_dir: &Path,
@@ -51,7 +52,7 @@ pub(super) async fn fetch(
         None => Ok(None),
         Some(reference) => {
             let dir = run_dir.join(folder);
-            let digest = pull(registry, reference, &dir)
+            let digest = pull(coordinators, reference, &dir)
                 .await
                 .map_err(|error| blame(&error, field, reference))?;
             Ok(Some((dir, digest)))
@@ -73,19 +74,24 @@ pub(super) async fn fetch(
 }
 
 /// Returns the digest of the checkpoint.
-async fn pull(registry: &str, reference: &str, dir: &Path) -> Result<String, ClientError> {
+async fn pull(
+    coordinators: &Coordinators,
+    reference: &str,
+    dir: &Path,
+) -> Result<String, ClientError> {
     let give_up = Instant::now() + PATIENCE;
     let mut attempt = 0;
     loop {
-        let pulled = match Client::connect(registry).await {
+        let asked = coordinators.current();
+        let pulled = match Client::connect(&asked).await {
             Ok(client) => client
                 .pull(reference, dir, |_, _| {})
                 .await
-                .map(|p| p.digest),
+                .map(|pulled| pulled.digest),
             Err(error) => Err(error),
         };
         match pulled {
-            Err(error) if error.is_transient() && Instant::now() < give_up => {
+            Err(error) if coordinators.leave_after(&asked, &error) && Instant::now() < give_up => {
                 tracing::warn!(reference, %error, "pull is tried again");
                 sleep(backoff::delay(attempt, 0)).await;
                 attempt += 1;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assets::{self, Assets};
 use super::connection::{self, Event, Sender};
+use super::coordinators::Coordinators;
 use super::key::GangKey;
 use super::mailbox::Reporter;
 use super::push::{PushError, Pusher};
@@ -32,8 +33,8 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) struct Place {
     /// Folder of the gangs' folders.
     pub(super) runs: PathBuf,
-    /// Endpoint of the registry.
-    pub(super) registry: String,
+    /// Those who have the registry.
+    pub(super) coordinators: Coordinators,
     /// Host at which other workers reach the ranks.
     pub(super) rendezvous_host: String,
     /// Where tensors live.
@@ -103,7 +104,7 @@ impl Gang {
         tokio::fs::create_dir_all(run_dir)
             .await
             .map_err(|e| here(e, "make the folder"))?;
-        let assets = assets::fetch(&self.place.registry, &self.order, &job, run_dir).await?;
+        let assets = assets::fetch(&self.place.coordinators, &self.order, &job, run_dir).await?;
         let listener = connection::listen(run_dir).map_err(|e| here(e, "listen on a socket in"))?;
 
         let (events, received) = mpsc::channel(EVENTS);
@@ -133,7 +134,7 @@ impl Gang {
             gang: self,
             run_dir: run_dir.to_path_buf(),
             pusher: Pusher::new(
-                &self.place.registry,
+                &self.place.coordinators,
                 &self.key,
                 &job,
                 &self.order,

@@ -4,6 +4,7 @@
 mod assets;
 mod backoff;
 mod connection;
+mod coordinators;
 mod gang;
 mod identity;
 mod key;
@@ -27,10 +28,10 @@ use espalier_proto::v1::{DeviceKind, Register};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 use uuid::Uuid;
 
 use crate::args::{AgentArgs, Device};
+use coordinators::Coordinators;
 use identity::Home;
 use mailbox::Mailbox;
 use outbox::Outbox;
@@ -53,14 +54,15 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let incarnation = Uuid::new_v4();
     tracing::info!(
         worker = home.worker_id,
-        coordinator = args.coordinator,
+        coordinators = ?args.coordinator,
         "agent starts"
     );
 
+    let coordinators = Coordinators::new(&args.coordinator)?;
     let mailbox = Mailbox::new(Outbox::new(OUTBOX_LIMIT));
     let (orders, received) = mpsc::channel(ORDERS);
     let session = Session {
-        endpoint: endpoint(&args.coordinator)?,
+        coordinators: coordinators.clone(),
         register: Register {
             worker_id: home.worker_id.clone(),
             incarnation: incarnation.to_string(),
@@ -78,7 +80,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         orders,
         seed: incarnation.as_u64_pair().0,
     };
-    let mut supervisor = Supervisor::new(&args, home.runs.clone(), mailbox.clone());
+    let mut supervisor = Supervisor::new(&args, coordinators, home.runs.clone(), mailbox.clone());
 
     let stop_session = CancellationToken::new();
     let session = tokio::spawn(session.run(stop_session.clone()));
@@ -95,18 +97,6 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     session.await.context("the session task")?;
     tracing::info!("agent stopped");
     Ok(())
-}
-
-/// Keep-alive at 1 s: without it a link that was cut is never noticed.
-fn endpoint(coordinator: &str) -> anyhow::Result<Endpoint> {
-    Ok(Endpoint::from_shared(coordinator.to_owned())
-        .with_context(|| {
-            format!("--coordinator {coordinator:?} is no URL such as http://host:7878")
-        })?
-        .connect_timeout(Duration::from_secs(3))
-        .http2_keep_alive_interval(Duration::from_secs(1))
-        .keep_alive_timeout(Duration::from_secs(1))
-        .keep_alive_while_idle(true))
 }
 
 /// Ends when the process is interrupted or terminated.

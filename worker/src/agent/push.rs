@@ -12,6 +12,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
 use super::backoff;
+use super::coordinators::Coordinators;
 use super::key::GangKey;
 use crate::ipc::CheckpointKind;
 
@@ -32,7 +33,7 @@ pub(super) enum PushError {
 /// Pushes checkpoints of one gang.
 #[derive(Clone, Debug)]
 pub(super) struct Pusher {
-    registry: String,
+    coordinators: Coordinators,
     gang: GangKey,
     model_name: String,
     model_alias: String,
@@ -43,14 +44,14 @@ pub(super) struct Pusher {
 
 impl Pusher {
     pub(super) fn new(
-        registry: &str,
+        coordinators: &Coordinators,
         gang: &GangKey,
         job: &Job,
         order: &StartGang,
         teacher: Option<Digest>,
     ) -> Self {
         Self {
-            registry: registry.to_owned(),
+            coordinators: coordinators.clone(),
             gang: gang.clone(),
             model_name: job.publish.name.clone(),
             model_alias: job.publish.alias.clone(),
@@ -77,11 +78,12 @@ impl Pusher {
         let give_up = Instant::now() + PATIENCE;
         let mut attempt = 0;
         let digest = loop {
-            let error = match self.attempt(dir, &request).await {
+            let asked = self.coordinators.current();
+            let error = match attempt_at(&asked, dir, &request).await {
                 Ok(digest) => break digest,
                 Err(error) => error,
             };
-            if !error.is_transient() || Instant::now() >= give_up {
+            if !self.coordinators.leave_after(&asked, &error) || Instant::now() >= give_up {
                 return Err(sort(error));
             }
             tracing::warn!(gang = %self.gang, step, %error, "push is tried again");
@@ -92,11 +94,6 @@ impl Pusher {
             tracing::warn!(path = %dir.display(), %error, "pushed folder could not be removed");
         }
         Ok(digest)
-    }
-
-    async fn attempt(&self, dir: &Path, request: &PublishRequest) -> Result<String, ClientError> {
-        let client = Client::connect(&self.registry).await?;
-        client.push(dir, request, |_, _| {}).await
     }
 
     fn request(&self, step: u64, kind: CheckpointKind) -> PublishRequest {
@@ -138,6 +135,15 @@ impl Pusher {
             ..PublishRequest::new(name, kind)
         }
     }
+}
+
+async fn attempt_at(
+    coordinator: &str,
+    dir: &Path,
+    request: &PublishRequest,
+) -> Result<String, ClientError> {
+    let client = Client::connect(coordinator).await?;
+    client.push(dir, request, |_, _| {}).await
 }
 
 fn sort(error: ClientError) -> PushError {

@@ -13,9 +13,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::backoff;
+use super::coordinators::{Coordinators, endpoint};
 use super::key::GangKey;
 use super::mailbox::Mailbox;
 use super::outbox::Outbox;
@@ -57,10 +58,20 @@ enum SessionError {
     Stopping,
 }
 
+impl SessionError {
+    /// Where the leader listens, when that is why.
+    fn leader(&self) -> Option<String> {
+        match self {
+            Self::Refused(status) | Self::Failed(status) => espalier_proto::not_leader(status)?,
+            _ => None,
+        }
+    }
+}
+
 /// The session task.
 pub(crate) struct Session {
-    /// Where the coordinator listens.
-    pub(crate) endpoint: Endpoint,
+    /// Those who may lead.
+    pub(crate) coordinators: Coordinators,
     /// The registration, without the running gangs.
     pub(crate) register: Register,
     /// Reports to send.
@@ -77,10 +88,12 @@ impl Session {
         let mut attempt = 0;
         loop {
             let start = Instant::now();
+            let asked = self.coordinators.current();
             let error = tokio::select! {
                 () = stop.cancelled() => return,
-                error = self.serve() => error,
+                error = self.serve(&asked) => error,
             };
+            self.coordinators.leave(&asked, error.leader().as_deref());
             attempt = if start.elapsed() >= GOOD {
                 0
             } else {
@@ -96,8 +109,8 @@ impl Session {
     }
 
     /// One session, from connecting to its end; tells why it ended.
-    async fn serve(&self) -> SessionError {
-        match self.open().await {
+    async fn serve(&self, coordinator: &str) -> SessionError {
+        match self.open(coordinator).await {
             Ok((outgoing, incoming, heartbeat)) => {
                 let reports = self.mailbox.subscribe();
                 tokio::select! {
@@ -111,6 +124,7 @@ impl Session {
 
     async fn open(
         &self,
+        coordinator: &str,
     ) -> Result<
         (
             mpsc::Sender<SessionRequest>,
@@ -119,8 +133,8 @@ impl Session {
         ),
         SessionError,
     > {
-        let channel = self
-            .endpoint
+        let channel = endpoint(coordinator)
+            .map_err(|error| SessionError::Connect(with_causes(&error)))?
             .connect()
             .await
             .map_err(|error| SessionError::Connect(with_causes(&error)))?;

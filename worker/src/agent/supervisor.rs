@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::coordinators::Coordinators;
 use super::gang::{Gang, Place};
 use super::key::GangKey;
 use super::mailbox::Mailbox;
@@ -40,12 +41,17 @@ struct Handle {
 }
 
 impl Supervisor {
-    pub(super) fn new(args: &AgentArgs, runs: PathBuf, mailbox: Mailbox) -> Self {
+    pub(super) fn new(
+        args: &AgentArgs,
+        coordinators: Coordinators,
+        runs: PathBuf,
+        mailbox: Mailbox,
+    ) -> Self {
         Self {
             state: State::new(args.slots),
             place: Place {
                 runs,
-                registry: args.coordinator.clone(),
+                coordinators,
                 rendezvous_host: args.host.clone(),
                 device: args.device,
             },

@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
 use crate::args::{Global, Output};
+use crate::connect;
 use crate::exit::Failure;
 use crate::output::{self, bytes, short};
 
@@ -27,7 +28,7 @@ struct Side {
 type Line = [String; 4];
 
 pub(super) async fn run(global: &Global, a: &str, b: &str) -> Result<(), Failure> {
-    let client = Client::connect(&global.endpoint).await?;
+    let client = connect::checkpoints(&global.endpoint).await?;
     let dir = tempfile::tempdir().context("making a temporary folder")?;
     let a = side(&client, a, &dir.path().join("a")).await?;
     let b = side(&client, b, &dir.path().join("b")).await?;

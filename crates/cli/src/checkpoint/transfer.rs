@@ -4,13 +4,14 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use espalier_registry::{
-    Alias, Client, Expected, KeyError, Kind, Moved, PublicKey, PublishRequest, SecretKey,
+    Alias, Expected, KeyError, Kind, Moved, PublicKey, PublishRequest, SecretKey,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::change::labels;
 use crate::args::{Global, Output, PushArgs};
+use crate::connect;
 use crate::exit::Failure;
 use crate::output::{self, bytes};
 
@@ -42,7 +43,7 @@ pub(super) async fn push(global: &Global, args: PushArgs) -> Result<(), Failure>
         ..PublishRequest::new(name, Kind::Model)
     };
     let bar = bar(&args.target);
-    let client = Client::connect(&global.endpoint).await?;
+    let client = connect::checkpoints(&global.endpoint).await?;
     let pushed = client
         .push_folder(&args.dir, &request, advance(&bar))
         .await?;
@@ -111,7 +112,7 @@ async fn fetch_counted(
     trusted: Vec<PublicKey>,
 ) -> Result<(String, Moved), Failure> {
     let bar = bar(reference);
-    let mut client = Client::connect(&global.endpoint).await?;
+    let mut client = connect::checkpoints(&global.endpoint).await?;
     if !trusted.is_empty() {
         client = client.trusting(trusted);
     }
@@ -121,7 +122,7 @@ async fn fetch_counted(
 }
 
 pub(super) async fn verify(global: &Global, reference: &str, dir: &Path) -> Result<(), Failure> {
-    let client = Client::connect(&global.endpoint).await?;
+    let client = connect::checkpoints(&global.endpoint).await?;
     let (found, difference) = client.compare(reference, dir).await?;
     if let Some(difference) = difference {
         return Err(anyhow!(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use espalier_proto::v1::CollectGarbageResponse;
-use espalier_store::{MAX_OPS, Op, Range, Txn};
+use espalier_store::{Op, Range, Txn};
 use tokio_util::sync::CancellationToken;
 
 use super::cycle::Cycle;
@@ -127,7 +127,7 @@ impl Cycle {
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<(), RegistryError> {
-        for ops in ops.chunks(MAX_OPS) {
+        for ops in ops.chunks(self.service.store().limits().ops) {
             let txn = Txn {
                 ops: ops.to_vec(),
                 ..Txn::new()

@@ -24,13 +24,22 @@ use self::shared::{Shared, failed};
 use self::tables::{COUNTERS, LEASES, REVISION};
 use self::watch::LogWatch;
 use self::writer::Command;
-use crate::backend::Backend;
+use crate::backend::{Backend, Term};
+use crate::etcd::Slots;
+use crate::leader::LEADER_KEY;
 use crate::{
-    Clock, Entry, LeaseId, MonotonicClock, Outcome, Page, Range, Revision, StoreError, Txn, Watch,
+    Clock, Compare, Entry, LeaseId, Limits, MonotonicClock, Op, Outcome, Page, Range, Revision,
+    StoreError, Txn, Watch,
 };
 
 /// Most writes that wait; further writers wait to be let in.
 const QUEUE: usize = 1024;
+
+/// What one transaction may hold, so that it is written in a fraction of a second.
+const LIMITS: Limits = Limits {
+    ops: 1024,
+    bytes: 64 << 20,
+};
 
 /// How the embedded store is run.
 #[derive(Clone)]
@@ -117,6 +126,10 @@ impl Embedded {
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
+    async fn write(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        self.ask(|answer| Command::Commit(txn, answer)).await
+    }
+
     fn take_writer(&self) -> Option<thread::JoinHandle<()>> {
         self.writer
             .lock()
@@ -141,6 +154,10 @@ impl Drop for Embedded {
 
 #[async_trait]
 impl Backend for Embedded {
+    fn limits(&self) -> Limits {
+        LIMITS
+    }
+
     async fn get(&self, key: String) -> Result<Option<Entry>, StoreError> {
         self.shared.read(move |txn| reads::get(txn, &key)).await
     }
@@ -153,8 +170,30 @@ impl Backend for Embedded {
         Watch::new(LogWatch::new(Arc::clone(&self.shared), prefix, from))
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
-        self.ask(|answer| Command::Commit(txn, answer)).await
+    /// At once: the file is this process's, so there is nobody else to wait for.
+    async fn campaign(&self, id: &str) -> Result<Term, StoreError> {
+        match self.write(Txn::new().then(Op::put(LEADER_KEY, id))).await? {
+            Outcome::Committed(fence) => Ok(Term {
+                fence,
+                lease: None,
+                slots: Slots::default(),
+            }),
+            Outcome::Conflict => Err(StoreError::NotLeader { holder: None }),
+        }
+    }
+
+    async fn commit(&self, _: &Term, txn: Txn) -> Result<Outcome, StoreError> {
+        self.write(txn).await
+    }
+
+    async fn renew(&self, _: &Term) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn resign(&self, term: &Term) -> Result<(), StoreError> {
+        let fence = Compare::ModRevision(LEADER_KEY.to_owned(), term.fence);
+        let txn = Txn::new().when(fence).then(Op::delete(LEADER_KEY));
+        self.write(txn).await.map(|_| ())
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {

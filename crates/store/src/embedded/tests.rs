@@ -3,7 +3,7 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
-use crate::conformance::{self, Fresh};
+use crate::conformance::{self, Fresh, Time};
 use crate::{Compare, ManualClock, Op, Options, Outcome, Range, Revision, Store};
 
 use super::*;
@@ -25,7 +25,10 @@ async fn the_store_in_memory_conforms() {
     conformance::run(|| async {
         let clock = Arc::new(ManualClock::default());
         let store = Store::in_memory(options(&clock)).await.expect("opens");
-        Fresh { store, clock }
+        Fresh {
+            store,
+            time: Time::Manual(clock),
+        }
     })
     .await;
 }
@@ -39,7 +42,10 @@ async fn the_store_in_a_file_conforms() {
         let n = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = dir.path().join(format!("{n}.redb"));
         let store = Store::open(path, options(&clock)).await.expect("opens");
-        Fresh { store, clock }
+        Fresh {
+            store,
+            time: Time::Manual(clock),
+        }
     })
     .await;
 }

@@ -1,0 +1,247 @@
+//! The members of the cluster. Calls go to one of them until it fails one; then to the next.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+use super::link::{Link, channel, with_causes};
+use super::wire::AuthenticateRequest;
+use super::{EtcdOptions, EtcdUser};
+use crate::StoreError;
+
+/// Longest wait for one member's answer; a leader of etcd that is lost takes about as long to replace.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// First pause before another attempt; it doubles with each.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// What etcd says to a token that it does not know, or no longer.
+const STALE_TOKENS: [&str; 2] = ["invalid auth token", "auth revision"];
+
+/// Clones share the connections.
+#[derive(Clone)]
+pub(super) struct Members(Arc<Inner>);
+
+struct Inner {
+    channels: Vec<(String, Channel)>,
+    /// Which one is called; watches move with it.
+    preferred: watch::Sender<usize>,
+    user: Option<EtcdUser>,
+    token: Mutex<Option<MetadataValue<Ascii>>>,
+    deadline: Duration,
+}
+
+/// Why a call was given up.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// What the last member said.
+    pub(super) status: Status,
+    /// How often it was tried.
+    pub(super) attempts: u32,
+    member: String,
+}
+
+impl Failure {
+    /// Of a call that changes nothing, or may be made twice.
+    pub(super) fn nothing_done(&self) -> StoreError {
+        match self.status.code() {
+            _ if is_lost(&self.status) => StoreError::Unreachable(self.to_string()),
+            Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument => {
+                StoreError::Invalid(format!("etcd refused: {self}"))
+            }
+            _ => StoreError::Backend(Arc::from(Box::from(self.to_string()))),
+        }
+    }
+
+    /// Of a call that may have been made.
+    pub(super) fn unknown(&self) -> StoreError {
+        if is_lost(&self.status) {
+            StoreError::Unknown(self.to_string())
+        } else {
+            self.nothing_done()
+        }
+    }
+
+    pub(super) fn is_lease_not_found(&self) -> bool {
+        self.status.code() == Code::NotFound && self.status.message().contains("lease")
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            status,
+            attempts,
+            member,
+        } = self;
+        write!(f, "{} ({member}, attempt {attempts}", status.message())?;
+        match std::error::Error::source(status) {
+            Some(cause) => write!(f, ": {})", with_causes(cause)),
+            None => f.write_str(")"),
+        }
+    }
+}
+
+/// The member did not answer, or said that the cluster could not: another try may do.
+fn is_lost(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable
+        | Code::DeadlineExceeded
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::Internal => true,
+        Code::ResourceExhausted => status.message().contains("too many requests"),
+        _ => false,
+    }
+}
+
+fn is_stale_token(status: &Status) -> bool {
+    STALE_TOKENS
+        .iter()
+        .any(|text| status.message().contains(text))
+}
+
+impl Members {
+    pub(super) fn new(options: &EtcdOptions) -> Result<Self, StoreError> {
+        let channels = options
+            .endpoints
+            .iter()
+            .map(|endpoint| Ok((endpoint.clone(), channel(endpoint, options)?)))
+            .collect::<Result<_, StoreError>>()?;
+        Ok(Self(Arc::new(Inner {
+            channels,
+            preferred: watch::Sender::new(0),
+            user: options.user.clone(),
+            token: Mutex::new(None),
+            deadline: options.deadline,
+        })))
+    }
+
+    /// Calls until a member answers, at most for the deadline. The call is told the number of the
+    /// attempt, from 1; what it asks for may be done by each of them.
+    pub(super) async fn call<T, F>(
+        &self,
+        call: impl Fn(Link, u32) -> F + Send + Sync,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        let give_up = Instant::now() + self.0.deadline;
+        let (mut attempts, mut pause, mut renewed) = (0, PAUSE, false);
+        loop {
+            attempts += 1;
+            let at = self.preferred();
+            let left = give_up.saturating_duration_since(Instant::now());
+            let status = match self
+                .attempt(at, |link| call(link, attempts), left.min(ATTEMPT))
+                .await
+            {
+                Ok(answer) => return Ok(answer),
+                Err(status) => status,
+            };
+            if is_stale_token(&status) && !renewed {
+                renewed = true;
+                *self.token() = None;
+                continue;
+            }
+            if is_lost(&status) {
+                self.leave(at, &status);
+                if Instant::now() + pause < give_up {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    continue;
+                }
+            }
+            return Err(Failure {
+                status,
+                attempts,
+                member: self.0.channels[at].0.clone(),
+            });
+        }
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        at: usize,
+        call: impl FnOnce(Link) -> F + Send,
+        limit: Duration,
+    ) -> Result<T, Status>
+    where
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        let answered = async { call(self.link(at).await?).await };
+        match timeout(limit, answered).await {
+            Ok(answer) => answer.map(Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded(format!(
+                "no answer within {} ms",
+                limit.as_millis()
+            ))),
+        }
+    }
+
+    /// Where streams go.
+    pub(super) async fn current(&self) -> Result<(usize, Link), Status> {
+        let at = self.preferred();
+        Ok((at, self.link(at).await?))
+    }
+
+    /// Tells of each change of the member that is called.
+    pub(super) fn moves(&self) -> watch::Receiver<usize> {
+        self.0.preferred.subscribe()
+    }
+
+    /// Goes on to the next member, unless somebody already has.
+    pub(super) fn leave(&self, at: usize, status: &Status) {
+        let next = (at + 1) % self.0.channels.len();
+        let moved = self.0.preferred.send_if_modified(|preferred| {
+            let moves = *preferred == at && next != at;
+            if moves {
+                *preferred = next;
+            }
+            moves
+        });
+        if moved {
+            let (from, to) = (&self.0.channels[at].0, &self.0.channels[next].0);
+            tracing::info!(from, to, reason = status.message(), "etcd member changed");
+        }
+    }
+
+    fn preferred(&self) -> usize {
+        *self.0.preferred.borrow()
+    }
+
+    async fn link(&self, at: usize) -> Result<Link, Status> {
+        let channel = self.0.channels[at].1.clone();
+        let Some(user) = &self.0.user else {
+            return Ok(Link::new(channel, None));
+        };
+        let known = self.token().clone();
+        if known.is_some() {
+            return Ok(Link::new(channel, known));
+        }
+        let link = Link::new(channel.clone(), None);
+        let request = link.request(AuthenticateRequest {
+            name: user.name.clone(),
+            password: user.password.clone(),
+        });
+        let token = link.auth().authenticate(request).await?.into_inner().token;
+        let token: MetadataValue<Ascii> = token
+            .parse()
+            .map_err(|_| Status::failed_precondition("etcd gave a token that is no text"))?;
+        *self.token() = Some(token.clone());
+        Ok(Link::new(channel, Some(token)))
+    }
+
+    /// The token is replaced whole, whatever happened to the thread that held it.
+    fn token(&self) -> MutexGuard<'_, Option<MetadataValue<Ascii>>> {
+        self.0.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,133 @@
+//! Which of the coordinators is asked: the one that leads, as far as is known.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use espalier_registry::ClientError;
+use tonic::transport::Endpoint;
+
+/// The coordinators. Clones share which one is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Coordinators {
+    given: Arc<[String]>,
+    current: Arc<Mutex<String>>,
+}
+
+impl Coordinators {
+    /// Those that were given as URLs; the first is asked first.
+    ///
+    /// # Errors
+    /// One that is no URL, or that there is none.
+    pub(super) fn new(given: &[String]) -> anyhow::Result<Self> {
+        let Some(first) = given.first() else {
+            bail!("--coordinator names none");
+        };
+        for url in given {
+            Endpoint::from_shared(url.clone()).with_context(|| {
+                format!("--coordinator {url:?} is no URL such as http://host:7878")
+            })?;
+        }
+        Ok(Self {
+            current: Arc::new(Mutex::new(first.clone())),
+            given: given.into(),
+        })
+    }
+
+    /// URL of the one to ask.
+    pub(super) fn current(&self) -> String {
+        self.lock().clone()
+    }
+
+    /// It failed, or said that it does not lead: `leader` does, as `host:port`, or the next may know.
+    /// Nothing when another is asked already.
+    pub(super) fn leave(&self, failed: &str, leader: Option<&str>) {
+        let mut current = self.lock();
+        if *current != failed {
+            return;
+        }
+        *current = next(&self.given, failed, leader);
+        if *current != failed {
+            tracing::info!(from = failed, to = *current, "another coordinator is asked");
+        }
+    }
+
+    /// As [`Coordinators::leave`], if a call of the registry failed so that another one may answer.
+    /// Says whether to try again.
+    pub(super) fn leave_after(&self, failed: &str, error: &ClientError) -> bool {
+        let status = match error {
+            ClientError::Rpc { status, .. } => Some(status),
+            _ => None,
+        };
+        if let Some(leader) = status.and_then(|status| espalier_proto::not_leader(status)) {
+            self.leave(failed, leader.as_deref());
+            return true;
+        }
+        if error.is_transient() {
+            self.leave(failed, None);
+        }
+        error.is_transient()
+    }
+
+    /// The name is replaced whole, whatever happened to the thread that held it.
+    fn lock(&self) -> MutexGuard<'_, String> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn next(given: &[String], failed: &str, leader: Option<&str>) -> String {
+    if let Some(leader) = leader {
+        let scheme = failed.split("://").next().unwrap_or("http");
+        return format!("{scheme}://{leader}");
+    }
+    let after = given.iter().skip_while(|url| *url != failed).nth(1);
+    after.or(given.first()).cloned().unwrap_or_default()
+}
+
+/// Keep-alive at 1 s: without it a link that was cut is never noticed.
+///
+/// # Errors
+/// What is no URL.
+pub(super) fn endpoint(url: &str) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(url.to_owned())?
+        .connect_timeout(Duration::from_secs(3))
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(Duration::from_secs(1))
+        .keep_alive_while_idle(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given() -> Coordinators {
+        Coordinators::new(&["http://a:1".to_owned(), "http://b:1".to_owned()]).unwrap()
+    }
+
+    #[test]
+    fn the_next_is_asked_when_one_fails_once_for_all() {
+        let coordinators = given();
+        let clone = coordinators.clone();
+        coordinators.leave("http://a:1", None);
+        clone.leave("http://a:1", None);
+        assert_eq!(clone.current(), "http://b:1");
+        clone.leave("http://b:1", None);
+        assert_eq!(coordinators.current(), "http://a:1");
+    }
+
+    #[test]
+    fn the_leader_is_followed_though_it_was_not_given() {
+        let coordinators = given();
+        coordinators.leave("http://a:1", Some("c:1"));
+        assert_eq!(coordinators.current(), "http://c:1");
+        coordinators.leave("http://c:1", None);
+        assert_eq!(coordinators.current(), "http://a:1");
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused() {
+        let refused = Coordinators::new(&["http://a:1".to_owned(), "not a url".to_owned()]);
+        assert!(refused.unwrap_err().to_string().contains("not a url"));
+        assert!(Coordinators::new(&[]).is_err());
+    }
+}
