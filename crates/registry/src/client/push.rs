@@ -23,13 +23,13 @@ use crate::signing::Signed;
 use crate::{ChunkId, Digest, FileEntry, Lineage, MAX_MANIFEST, Manifest, ManifestError};
 
 /// Bytes of chunks that are asked for, and then sent, together.
-const GROUP: usize = 2 * MAX_CHUNK;
+const GROUP: usize = MAX_CHUNK;
 
 /// Groups under way at once: with those read ahead, all that is in memory.
 const PARALLEL: usize = 4;
 
 /// Chunks that are read and hashed ahead.
-const READ_AHEAD: usize = 4;
+const READ_AHEAD: usize = 2;
 
 /// Passes over the folder before a push gives up: the lease of one that was held up for longer than it
 /// lasts has ended, and its chunks may be gone.
