@@ -17,6 +17,7 @@ mod keys;
 mod ledger;
 mod logs;
 pub mod membership;
+pub mod recruiting;
 mod reports;
 pub mod scheduler;
 mod server;

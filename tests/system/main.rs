@@ -8,5 +8,6 @@ mod bad_input;
 mod end_to_end;
 mod invariance;
 mod kills;
+mod recovery;
 mod registry;
 mod resume;

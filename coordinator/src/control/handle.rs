@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use espalier_job::Job;
 use espalier_proto::v1::{
-    RankReport, RendezvousReady, RunningGang, SessionResponse, Worker, session_response,
+    RankReport, RecoveryReport, RendezvousReady, RunningGang, SessionResponse, Worker,
+    session_response,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ pub(super) enum Command {
     Closed(String, u64),
     Rendezvous(String, RendezvousReady, Reply<()>),
     Report(String, RankReport, Reply<()>),
+    Recovered(String, RecoveryReport, Reply<()>),
     Trained(JobId, u64, Reply<()>),
     Workers(Reply<Vec<Worker>>),
     Changed(JobId),
@@ -169,6 +171,16 @@ impl Handle {
     /// A rank changed.
     pub(crate) async fn report(&self, worker: String, report: RankReport) -> Result<(), Error> {
         self.ask(|reply| Command::Report(worker, report, reply))
+            .await
+    }
+
+    /// The first step after a recovery is done.
+    pub(crate) async fn recovered(
+        &self,
+        worker: String,
+        report: RecoveryReport,
+    ) -> Result<(), Error> {
+        self.ask(|reply| Command::Recovered(worker, report, reply))
             .await
     }
 

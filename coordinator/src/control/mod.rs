@@ -6,6 +6,7 @@
 mod handle;
 mod jobs;
 mod reconcile;
+mod recover;
 mod tracked;
 mod workers;
 
@@ -117,6 +118,9 @@ impl Control {
             }
             Command::Report(worker, report, reply) => {
                 reply.send(self.rank_report(&worker, &report).await)
+            }
+            Command::Recovered(worker, report, reply) => {
+                reply.send(self.recovered(&worker, &report).await)
             }
             Command::Trained(job, generation, reply) => {
                 reply.send(self.trained(&job, generation).await)

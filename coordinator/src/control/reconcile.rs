@@ -6,6 +6,7 @@ use tracing::info;
 
 use super::Control;
 use super::tracked::Worker;
+use crate::clock::wall;
 use crate::error::Error;
 use crate::job::{JobId, Member, State, Trigger};
 use crate::membership::{self, WorkerView};
@@ -23,11 +24,13 @@ impl Control {
         let gangs: Vec<_> = self
             .jobs
             .values()
-            .filter_map(|tracked| tracked.gang_view())
+            .filter_map(|tracked| tracked.gang_view(wall()))
             .collect();
-        for gang in gangs {
-            if let Some(decision) = membership::decide(now, &self.limits, &gang, &workers) {
+        for gang in &gangs {
+            if let Some(decision) = membership::decide(now, &self.limits, gang, &workers) {
                 settled(self.settle(&gang.job_id, decision).await)?;
+            } else if gang.state != State::Cancelling {
+                settled(self.recruit(now, gang, &workers).await)?;
             }
         }
         let mut queue: Vec<_> = self
@@ -48,7 +51,7 @@ impl Control {
     }
 
     async fn settle(&mut self, id: &JobId, decision: membership::Decision) -> Result<(), Error> {
-        use membership::Decision::{Fail, Restart, Run, Stop};
+        use membership::Decision::{Fail, Regroup, Restart, Run, Stop};
         match decision {
             Run(reason) => {
                 self.edit(id, |edit| Ok(edit.trigger(Trigger::Run, &reason)?))
@@ -61,6 +64,7 @@ impl Control {
                 })
                 .await
             }
+            Regroup(regroup) => self.regroup(id, regroup).await,
             Fail(reason) => self.end_gang(id, Trigger::GiveUp, &reason).await,
             Restart(reason) => self.end_gang(id, Trigger::Lose, &reason).await,
         }
@@ -108,19 +112,27 @@ impl Control {
             return Ok(());
         };
         let rank_count = tracked.job.record.demand.ranks_per_worker;
-        let members: Vec<Member> = workers
+        let chosen: Vec<(String, String)> = workers
             .iter()
             .filter_map(|worker| self.workers.get(worker))
-            .zip(0u32..)
-            .map(|(worker, index)| Member {
-                worker_id: worker.record.worker_id.clone(),
-                incarnation: worker.record.incarnation.clone(),
-                first_rank: index * rank_count,
-                rank_count,
+            .map(|worker| {
+                let record = &worker.record;
+                (record.worker_id.clone(), record.incarnation.clone())
             })
             .collect();
-        self.edit(id, |edit| Ok(edit.place(members.clone(), reason)?))
-            .await?;
+        self.edit(id, |edit| {
+            let members = chosen.iter().zip(0u32..);
+            let members = members
+                .map(|((worker_id, incarnation), index)| Member {
+                    worker_id: worker_id.clone(),
+                    incarnation: incarnation.clone(),
+                    first_rank: index * rank_count,
+                    seats: (0..rank_count).map(|_| edit.seat()).collect(),
+                })
+                .collect();
+            Ok(edit.place(members, reason)?)
+        })
+        .await?;
         if let Some(tracked) = self.jobs.get(id) {
             info!(job = %id, generation = tracked.job.generation(), reason, "gang placed");
             self.start(&tracked.job);
@@ -161,5 +173,6 @@ fn view(worker: &Worker) -> WorkerView {
     WorkerView {
         incarnation: worker.registered.then(|| worker.record.incarnation.clone()),
         heard: worker.heard(),
+        detached: worker.link.is_none().then_some(worker.detached),
     }
 }

@@ -350,6 +350,7 @@ impl Worker {
             job_id: start.job_id.clone(),
             generation: start.generation,
             rank: start.first_rank,
+            seat: start.seats[0],
             total_steps: 20,
             ..RankReport::default()
         };

@@ -78,7 +78,7 @@ async fn stale_and_foreign_reports_change_nothing() {
     member
         .report_with(&start, |report| {
             report.set_state(RankState::Failed);
-            report.rank = 5;
+            report.seat = 5;
         })
         .await;
     member

@@ -4,6 +4,7 @@
 mod assets;
 mod backoff;
 mod connection;
+mod crew;
 mod gang;
 mod identity;
 mod key;

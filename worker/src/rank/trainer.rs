@@ -20,6 +20,7 @@ use super::{
     step::{self, Outcome, Setting},
     transition::transition,
 };
+use crate::ipc::Metrics;
 
 /// Samples of the calibration split that accuracy is measured on during training.
 const EVALUATED: usize = 1000;
@@ -39,6 +40,30 @@ pub struct Trainer<'a> {
     ema: Option<Ema>,
     /// Steps that are done.
     step: u64,
+    /// What was measured of the last of them, where its measurements were due.
+    pub(super) measured: Option<Metrics>,
+}
+
+/// The tensors of a replica, f32 `[P]` each.
+#[derive(Debug)]
+pub(super) struct Moments {
+    /// All that is trained.
+    pub values: Tensor,
+    /// AdamW's mean of gradients.
+    pub mean: Tensor,
+    /// AdamW's mean of squared gradients.
+    pub square: Tensor,
+    /// The moving average.
+    pub average: Option<Tensor>,
+}
+
+impl Moments {
+    /// In the order of the fields.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.values, &self.mean, &self.square]
+            .into_iter()
+            .chain(&self.average)
+    }
 }
 
 /// What a step did, the same on every rank.
@@ -83,20 +108,7 @@ impl<'a> Trainer<'a> {
         if state.step > prepared.plan.total() {
             return Err(wrong("it has more steps than the job"));
         }
-        let mut trainer = Self::whole(prepared, prepared.new_model()?)?;
-        if prepared
-            .plan
-            .transition()
-            .is_some_and(|end| state.step >= end)
-        {
-            trainer.become_structure(&state.structure)?;
-        }
-        if let Some((search, ranking)) = trainer.search.as_mut().zip(state.ranking) {
-            if !ranking.fits(&trainer.model.config().dims) {
-                return Err(wrong("its ranking is of another model"));
-            }
-            search.set_ranking(ranking);
-        }
+        let mut trainer = Self::shaped(prepared, &state).map_err(|reason| wrong(&reason))?;
         let tensors = checkpoint::load(
             folder,
             trainer.parameters(),
@@ -114,6 +126,80 @@ impl<'a> Trainer<'a> {
         trainer.values = trainer.flat.gather();
         trainer.step = state.step;
         Ok(trainer)
+    }
+
+    /// The shape that a state belongs to, with some weights, for its tensors to be taken in.
+    ///
+    /// # Errors
+    /// A state of another model.
+    pub(super) fn shaped(prepared: &'a Prepared, state: &State) -> Result<Self, String> {
+        let failed = |error: TrainError| error.to_string();
+        let model = prepared.new_model().map_err(failed)?;
+        let mut trainer = Self::whole(prepared, model).map_err(failed)?;
+        let end = prepared.plan.transition();
+        if end.is_some_and(|end| state.step >= end) {
+            trainer.become_structure(&state.structure).map_err(failed)?;
+        }
+        if !trainer.take_ranking(state.ranking.as_ref()) {
+            return Err("its ranking is of another model".to_owned());
+        }
+        Ok(trainer)
+    }
+
+    /// Whether [`Trainer::shaped`] would give the shape that this one has.
+    pub(super) fn is_shaped_as(&self, state: &State) -> bool {
+        let end = self.prepared.plan.transition();
+        let past = |step: u64| end.is_some_and(|end| step >= end);
+        past(self.step) == past(state.step) && self.model.config().structure == state.structure
+    }
+
+    fn take_ranking(&mut self, ranking: Option<&Ranking>) -> bool {
+        let Some((search, ranking)) = self.search.as_mut().zip(ranking) else {
+            return true;
+        };
+        let fits = ranking.fits(&self.model.config().dims);
+        if fits {
+            search.set_ranking(ranking.clone());
+        }
+        fits
+    }
+
+    /// Takes the state of a peer whose shape this one has; false if it has not.
+    pub(super) fn adopt(&mut self, state: &State, tensors: &Moments) -> bool {
+        let ranked = self.take_ranking(state.ranking.as_ref());
+        let average = self.ema.as_mut().zip(tensors.average.as_ref());
+        let fits = ranked
+            && tensors.values.size() == self.values.size()
+            && self.optimizer.restore(&tensors.mean, &tensors.square)
+            && average.is_none_or(|(ema, average)| ema.restore(average));
+        if fits {
+            self.values.copy_(&tensors.values);
+            self.flat.scatter(&self.values);
+            self.step = state.step;
+        }
+        fits
+    }
+
+    /// All that is trained and what the optimiser keeps of it.
+    pub(super) fn moments(&self) -> Moments {
+        let (mean, square) = self.optimizer.moments();
+        Moments {
+            values: self.values.shallow_clone(),
+            mean: mean.shallow_clone(),
+            square: square.shallow_clone(),
+            average: self.ema.as_ref().map(|ema| ema.average().shallow_clone()),
+        }
+    }
+
+    /// What is not a tensor.
+    pub(super) fn state(&self) -> State {
+        State {
+            step: self.step,
+            seed: self.job().train.seed,
+            spec_digest: self.prepared.spec_digest.clone(),
+            structure: self.model.config().structure.clone(),
+            ranking: self.search.as_ref().map(|search| search.ranking().clone()),
+        }
     }
 
     /// The whole model, with alpha where the job prunes.
@@ -146,6 +232,7 @@ impl<'a> Trainer<'a> {
             ),
             ema: Ema::new(train.ema_decay, &values),
             step: 0,
+            measured: None,
             prepared,
             model,
             search,
@@ -238,6 +325,7 @@ impl<'a> Trainer<'a> {
             ema.update(&self.values, t);
         }
         self.step = step;
+        self.measured = None;
         let ends = self.prepared.plan.transition() == Some(step);
         let choice = if ends { self.end_search()? } else { None };
         Ok(Advance {
@@ -276,13 +364,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// The file system's.
     pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        let state = State {
-            step: self.step,
-            seed: self.job().train.seed,
-            spec_digest: self.prepared.spec_digest.clone(),
-            structure: self.model.config().structure.clone(),
-            ranking: self.search.as_ref().map(|search| search.ranking().clone()),
-        };
+        let state = self.state();
         let (mean, square) = self.optimizer.moments();
         let tensors = Tensors {
             parameters: self.parameters(),
