@@ -22,6 +22,7 @@ mod reports;
 pub mod scheduler;
 mod server;
 mod sessions;
+pub mod stalls;
 mod worker;
 
 pub use error::Error;

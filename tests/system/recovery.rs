@@ -105,4 +105,25 @@ fn survivors_go_on_from_their_memory() {
     Feed::to_recovery(&cluster.endpoint(), &job_id, 1);
     cluster.start_worker(1);
     assert_undisturbed(&cluster, &job_id, "agent", &straight);
+
+    // A rank that is stopped: it is found by its silence, killed and replaced.
+    let job_id = submit(&cluster, "stopped", 20);
+    let victim = cluster.ranks_of(2)[0];
+    let stopped = Instant::now();
+    Cluster::stop_process(victim);
+    Feed::to_recovery(&cluster.endpoint(), &job_id, 1);
+    println!(
+        "rank stopped, next step known to be done {:?} later",
+        stopped.elapsed()
+    );
+    assert!(stopped.elapsed() < Duration::from_secs(20));
+    cluster.wait("the stopped rank to be killed", |cluster| {
+        !cluster.ranks().contains(&victim)
+    });
+    let feed = assert_undisturbed(&cluster, &job_id, "stopped", &straight);
+    let (recovery, _) = &feed.recoveries()[0];
+    assert!(
+        recovery.cause.contains("stalled (silent for"),
+        "{recovery:?}"
+    );
 }

@@ -121,6 +121,8 @@ pub enum FromRank {
     },
     /// The first step of a group of survivors is done; rank 0 only.
     Recovered(Recovered),
+    /// How far the rank is; a few times a second, whatever it does.
+    Progress(Progress),
     /// Measurements of a step; rank 0 only.
     Metrics(Metrics),
     /// A finished, fsynced checkpoint folder that the agent now owns; rank 0 only.
@@ -163,6 +165,39 @@ pub struct Recovered {
     pub heal_ms: u64,
     /// For the next step, in milliseconds.
     pub step_ms: u64,
+}
+
+/// How far a rank is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Generation of the group it is in.
+    pub generation: u64,
+    /// Steps that are done.
+    pub step: u64,
+    /// Collective operations that it has entered in the group.
+    pub operations: u64,
+    /// What it does.
+    pub activity: Activity,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
+    /// Median wall time of its last steps, in milliseconds; 0 before the first.
+    pub step_ms: f64,
+    /// Median of its own work on a micro-batch in these steps, waits left out, in milliseconds; 0 before
+    /// the first.
+    pub work_ms: f64,
+}
+
+/// What a rank does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// Its part of a step.
+    #[default]
+    Working,
+    /// It is in a collective.
+    Waiting,
+    /// What it alone does: measuring, checkpoints, publishing.
+    Aside,
 }
 
 /// What a checkpoint folder holds.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use espalier_job::Job;
 use espalier_proto::v1::{
-    RankReport, RecoveryReport, RendezvousReady, RunningGang, SessionResponse, Worker,
-    session_response,
+    RankProgress, RankReport, RecoveryReport, RendezvousReady, RunningGang, SessionResponse,
+    Worker, session_response,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,7 @@ pub(super) enum Command {
     Report(String, RankReport, Reply<()>),
     Recovered(String, RecoveryReport, Reply<()>),
     Trained(JobId, u64, Reply<()>),
+    Progress(String, Vec<RankProgress>),
     Workers(Reply<Vec<Worker>>),
     Changed(JobId),
 }
@@ -188,6 +189,13 @@ impl Handle {
     pub(crate) async fn trained(&self, job: JobId, generation: u64) -> Result<(), Error> {
         self.ask(|reply| Command::Trained(job, generation, reply))
             .await
+    }
+
+    /// What the ranks of a worker last said. Lost when the queue is full: the next heartbeat tells anew.
+    pub(crate) fn progress(&self, worker: &str, ranks: Vec<RankProgress>) {
+        if !ranks.is_empty() {
+            let _ = self.0.try_send(Command::Progress(worker.to_owned(), ranks));
+        }
     }
 
     /// The workers, sorted by id.

@@ -7,6 +7,7 @@ mod handle;
 mod jobs;
 mod reconcile;
 mod recover;
+mod stragglers;
 mod tracked;
 mod workers;
 
@@ -124,6 +125,10 @@ impl Control {
             }
             Command::Trained(job, generation, reply) => {
                 reply.send(self.trained(&job, generation).await)
+            }
+            Command::Progress(worker, ranks) => {
+                self.progress(&worker, &ranks);
+                Ok(())
             }
             Command::Workers(reply) => reply.send(Ok(self.list_workers())),
             Command::Changed(job) => self.refresh(&job).await,

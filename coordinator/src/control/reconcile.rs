@@ -24,13 +24,14 @@ impl Control {
         let gangs: Vec<_> = self
             .jobs
             .values()
-            .filter_map(|tracked| tracked.gang_view(wall()))
+            .filter_map(|tracked| tracked.gang_view(now, wall(), self.limits.lease_ttl))
             .collect();
         for gang in &gangs {
             if let Some(decision) = membership::decide(now, &self.limits, gang, &workers) {
                 settled(self.settle(&gang.job_id, decision).await)?;
             } else if gang.state != State::Cancelling {
                 settled(self.recruit(now, gang, &workers).await)?;
+                settled(self.tell_slow(now, &gang.job_id).await)?;
             }
         }
         let mut queue: Vec<_> = self

@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Link;
 use crate::clock::Millis;
 use crate::job::{Formation, Gang, RankPhase, Snapshot, State};
 use crate::membership::GangView;
 use crate::scheduler::Waiting;
+use crate::stalls::{self, Word};
 use crate::worker::WorkerRecord;
 
 /// A job that has not ended, and what this process alone knows of it.
@@ -18,6 +20,10 @@ pub(super) struct Tracked {
     pub(super) absent: BTreeMap<String, Millis>,
     /// Since when ranks wait for another generation.
     waiting: Option<Millis>,
+    /// What the ranks of its gang last said of themselves.
+    pub(super) words: BTreeMap<u32, Word>,
+    /// Ranks that are slow: since when, until that was told.
+    pub(super) slow: BTreeMap<u32, Option<Millis>>,
     /// No recruits are started before.
     pub(super) recruits_not_before: Millis,
     /// Recruits that failed since one joined.
@@ -32,6 +38,8 @@ impl Tracked {
             not_before: Millis(0),
             absent: BTreeMap::new(),
             waiting: None,
+            words: BTreeMap::new(),
+            slow: BTreeMap::new(),
             recruits_not_before: Millis(0),
             recruits_failed: 0,
         }
@@ -42,6 +50,8 @@ impl Tracked {
             self.placed = now;
             self.absent.clear();
             self.waiting = None;
+            self.words.clear();
+            self.slow.clear();
         }
         let mut phases = job.record.ranks.values();
         let waits = phases.any(|phase| matches!(phase, RankPhase::Waiting { .. }));
@@ -58,7 +68,7 @@ impl Tracked {
     }
 
     /// For the membership, when the job has a gang or is being cancelled.
-    pub(super) fn gang_view(&self, wall: u64) -> Option<GangView> {
+    pub(super) fn gang_view(&self, now: Millis, wall: u64, fresh: Duration) -> Option<GangView> {
         let state = self.state();
         let gang = match self.gang() {
             Some(gang) => gang.clone(),
@@ -78,7 +88,7 @@ impl Tracked {
             placed: self.placed,
             absent: self.absent.clone(),
             waiting: self.waiting,
-            stalled: BTreeMap::new(),
+            stalled: stalls::stalled(now, fresh, &self.words),
             recruits: self.job.record.recruits.clone(),
             min_workers: self.job.record.demand.min_workers,
             infrastructure_restarts: self.job.record.infrastructure_restarts,

@@ -150,6 +150,11 @@ impl Edit {
         self.event(JobEventKind::Revoked, cause);
     }
 
+    /// Tells what people should know.
+    pub(crate) fn warn(&mut self, reason: &str) {
+        self.event(JobEventKind::Warning, reason);
+    }
+
     /// Tells how a recovery went.
     pub(crate) fn recovered(&mut self, recovery: v1::Recovery, reason: &str) {
         reason.clone_into(&mut self.record.last_recovery);

@@ -271,7 +271,7 @@ impl Worker {
         let sender = self.sender.clone();
         async move {
             let heartbeat = SessionRequest {
-                message: Some(Message::Heartbeat(Heartbeat {})),
+                message: Some(Message::Heartbeat(Heartbeat::default())),
             };
             while sender.send(heartbeat.clone()).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(100)).await;

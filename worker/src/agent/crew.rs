@@ -190,6 +190,7 @@ impl Crew {
             Event::Said { seat, message } => self.hear(seat, message),
             Event::Disconnected { seat } => {
                 self.senders.remove(&seat);
+                self.place.pulse.forget(&self.key.job_id, seat);
                 if let Some(reason) = self.roster.disconnected(seat, self.now()) {
                     self.fail(seat, reason);
                 }
@@ -302,6 +303,9 @@ impl Crew {
                 if current(recovered.generation) {
                     reporter.push(Report::Recovered(recovered));
                 }
+            }
+            FromRank::Progress(progress) => {
+                self.place.pulse.heard(&self.key.job_id, seat, progress);
             }
             FromRank::Metrics(metrics) => reporter.push(Report::Metrics(Box::new(metrics))),
             FromRank::Warning { reason } => reporter.push(Report::Warning { reason }),

@@ -17,6 +17,7 @@ use super::connection;
 use super::crew::Crew;
 use super::key::GangKey;
 use super::mailbox::Reporter;
+use super::pulse::Pulse;
 use super::push::Pusher;
 use super::report::RankStatus;
 use super::roster::Roster;
@@ -37,6 +38,8 @@ pub(super) struct Place {
     pub(super) rendezvous_host: String,
     /// Where tensors live.
     pub(super) device: Device,
+    /// What ranks last said of themselves.
+    pub(super) pulse: Pulse,
 }
 
 /// What a crew that runs is told.

@@ -12,6 +12,7 @@ mod lines;
 mod logs;
 mod mailbox;
 mod outbox;
+mod pulse;
 mod push;
 mod rank_process;
 mod report;
@@ -35,6 +36,7 @@ use crate::args::{AgentArgs, Device};
 use identity::Home;
 use mailbox::Mailbox;
 use outbox::Outbox;
+use pulse::Pulse;
 use session::Session;
 use supervisor::Supervisor;
 
@@ -59,6 +61,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     );
 
     let mailbox = Mailbox::new(Outbox::new(OUTBOX_LIMIT));
+    let pulse = Pulse::default();
     let (orders, received) = mpsc::channel(ORDERS);
     let session = Session {
         endpoint: endpoint(&args.coordinator)?,
@@ -76,10 +79,11 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
             running: Vec::new(),
         },
         mailbox: mailbox.clone(),
+        pulse: pulse.clone(),
         orders,
         seed: incarnation.as_u64_pair().0,
     };
-    let mut supervisor = Supervisor::new(&args, home.runs.clone(), mailbox.clone());
+    let mut supervisor = Supervisor::new(&args, home.runs.clone(), mailbox.clone(), pulse);
 
     let stop_session = CancellationToken::new();
     let session = tokio::spawn(session.run(stop_session.clone()));

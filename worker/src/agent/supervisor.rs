@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::gang::{Begin, Command, Gang, Place};
 use super::key::GangKey;
 use super::mailbox::Mailbox;
+use super::pulse::Pulse;
 use super::report::RankStatus;
 use super::session::Order;
 use super::state::{Action, State};
@@ -50,7 +51,7 @@ struct Handle {
 }
 
 impl Supervisor {
-    pub(super) fn new(args: &AgentArgs, runs: PathBuf, mailbox: Mailbox) -> Self {
+    pub(super) fn new(args: &AgentArgs, runs: PathBuf, mailbox: Mailbox, pulse: Pulse) -> Self {
         let (vacate, vacated) = mpsc::channel(VACATED);
         Self {
             state: State::new(args.slots),
@@ -59,6 +60,7 @@ impl Supervisor {
                 registry: args.coordinator.clone(),
                 rendezvous_host: args.host.clone(),
                 device: args.device,
+                pulse,
             },
             mailbox,
             crews: BTreeMap::new(),

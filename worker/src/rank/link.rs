@@ -51,8 +51,9 @@ pub enum LinkError {
 /// The connection. The process exits as soon as the agent closes it: a rank without an agent must
 /// not go on.
 #[derive(Debug)]
-pub struct Link {
-    stream: UnixStream,
+pub(super) struct Link {
+    /// Held for a whole message.
+    stream: Arc<Mutex<UnixStream>>,
     inbox: Arc<Inbox>,
     closing: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
@@ -80,7 +81,7 @@ struct News {
 
 impl Link {
     /// Connects to the agent's socket and starts reading.
-    pub fn connect(path: &Path) -> Result<Self, LinkError> {
+    pub(super) fn connect(path: &Path) -> Result<Self, LinkError> {
         let failed = |source| LinkError::Connect {
             path: path.display().to_string(),
             source,
@@ -108,7 +109,7 @@ impl Link {
             })
             .map_err(failed)?;
         Ok(Self {
-            stream,
+            stream: Arc::new(Mutex::new(stream)),
             inbox,
             closing,
             reader: Some(reader),
@@ -116,22 +117,28 @@ impl Link {
     }
 
     /// Sends a message.
-    pub fn send(&self, message: &FromRank) -> Result<(), LinkError> {
-        ipc::write(&mut &self.stream, message).map_err(LinkError::Send)
+    pub(super) fn send(&self, message: &FromRank) -> Result<(), LinkError> {
+        send(&self.stream, message)
+    }
+
+    /// Sends messages from another thread.
+    pub(super) fn sender(&self) -> impl Fn(&FromRank) -> Result<(), LinkError> + Send + 'static {
+        let stream = Arc::clone(&self.stream);
+        move |message| send(&stream, message)
     }
 
     /// What to do.
-    pub fn wait_start(&self, deadline: Duration) -> Result<Start, LinkError> {
+    pub(super) fn wait_start(&self, deadline: Duration) -> Result<Start, LinkError> {
         self.wait("Start", deadline, |news| news.start.take())
     }
 
     /// The next group to be in.
-    pub fn wait_group(&self, deadline: Duration) -> Result<Group, LinkError> {
+    pub(super) fn wait_group(&self, deadline: Duration) -> Result<Group, LinkError> {
         self.wait("a group", deadline, |news| news.group.take())
     }
 
     /// Where the ranks of a generation meet; none once there is a newer group.
-    pub fn wait_rendezvous(
+    pub(super) fn wait_rendezvous(
         &self,
         generation: u64,
         deadline: Duration,
@@ -147,7 +154,7 @@ impl Link {
 
     /// What a thread of this rank brings by `take`, which is called whenever [`Link::wake`] is; none
     /// once there is a newer group.
-    pub fn wait_unless_superseded<T>(
+    pub(super) fn wait_unless_superseded<T>(
         &self,
         what: &'static str,
         deadline: Duration,
@@ -160,7 +167,7 @@ impl Link {
     }
 
     /// Lets whoever waits look again; for threads of this rank.
-    pub fn waker(&self) -> impl Fn() + Send + 'static {
+    pub(super) fn waker(&self) -> impl Fn() + Send + 'static {
         let inbox = Arc::clone(&self.inbox);
         move || {
             // Taken so that a waiter between its look and its sleep does not miss it.
@@ -170,26 +177,26 @@ impl Link {
     }
 
     /// That the checkpoint of `step` is durable.
-    pub fn wait_stored(&self, step: u64, deadline: Duration) -> Result<(), LinkError> {
+    pub(super) fn wait_stored(&self, step: u64, deadline: Duration) -> Result<(), LinkError> {
         self.wait("Stored", deadline, |news| {
             news.stored.filter(|stored| *stored >= step).map(drop)
         })
     }
 
     /// A newer group waits to be taken.
-    pub fn superseded(&self) -> bool {
+    pub(super) fn superseded(&self) -> bool {
         self.inbox.lock().group.is_some()
     }
 
     /// Lets the reader fail `world` when its ranks are to part. Done at once if they already are.
-    pub fn watch(&self, world: &Arc<dyn Collective>) {
+    pub(super) fn watch(&self, world: &Arc<dyn Collective>) {
         let mut news = self.inbox.lock();
         news.world = Some(Arc::clone(world));
         news.part();
     }
 
     /// The group is left.
-    pub fn unwatch(&self) {
+    pub(super) fn unwatch(&self) {
         self.inbox.lock().world = None;
     }
 
@@ -274,11 +281,18 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Release);
         // Ends the reader. An error means that the other side has closed already, which ends it too.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = stream.shutdown(Shutdown::Both);
+        drop(stream);
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
     }
+}
+
+fn send(stream: &Mutex<UnixStream>, message: &FromRank) -> Result<(), LinkError> {
+    let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+    ipc::write(&mut *stream, message).map_err(LinkError::Send)
 }
 
 /// Reads until the end and says why it ended.

@@ -29,6 +29,7 @@ mod optimizer;
 mod pattern;
 mod plan;
 mod prepare;
+mod progress;
 mod readme;
 mod report;
 mod settle;
@@ -50,7 +51,7 @@ pub use card::{ReportCard, schema};
 pub use error::TrainError;
 pub(crate) use error::chain;
 pub(crate) use measure::{Measured, Mode, measure};
-pub use observer::{AgentObserver, Observer};
+pub use observer::Observer;
 pub use plan::{Plan, Position, Stage};
 pub use prepare::{Assets, Prepared};
 pub use train::{run_until, train};
@@ -60,6 +61,8 @@ use crate::ipc::{Formation, FromRank, Group, Recovered, Start};
 use finish::finish;
 use heal::heal;
 use link::Link;
+use observer::AgentObserver;
+use progress::{Progress, Ticker, Watched};
 use train::catch_up;
 
 /// How long the agent may take to answer the first message.
@@ -106,7 +109,13 @@ fn work(link: &Link, start: &Start) -> Result<(), TrainError> {
     // The agent shows each rank its own GPU alone.
     let prepared = Prepared::new(&start.job_id, &start.spec_toml, &assets, 0)?;
     link.send(&FromRank::Ready)?;
-    let mut observer = AgentObserver::new(link, &start.run_dir);
+    let progress = Progress::new();
+    let tell = link.sender();
+    let _ticker = Ticker::start(&progress, move |told| {
+        tell(&FromRank::Progress(told)).is_ok()
+    })
+    .map_err(|error| TrainError::Machine(format!("cannot start a thread: {error}")))?;
+    let mut observer = AgentObserver::new(link, &start.run_dir, progress.clone());
     let mut trainer = None;
     loop {
         let group = link.wait_group(GROUP_DEADLINE)?;
@@ -118,7 +127,8 @@ fn work(link: &Link, start: &Start) -> Result<(), TrainError> {
             reason = group.reason,
             "in a new group"
         );
-        match attend(link, start, &prepared, &group, &mut trainer, &mut observer) {
+        let duties = (&mut observer, &progress);
+        match attend(link, start, &prepared, &group, &mut trainer, duties) {
             Ok(Ended::Done) => return observer.settle(),
             Ok(Ended::Left) => {}
             Err(TrainError::Collective(error)) if error.is_loss() => {
@@ -151,7 +161,7 @@ fn attend<'a>(
     prepared: &'a Prepared,
     group: &Group,
     trainer: &mut Option<Trainer<'a>>,
-    observer: &mut AgentObserver<'_>,
+    (observer, progress): (&mut AgentObserver<'_>, &Progress),
 ) -> Result<Ended, TrainError> {
     let begun = Instant::now();
     if group.formation == Formation::Fresh {
@@ -162,13 +172,18 @@ fn attend<'a>(
     };
     let met = Instant::now();
     link.watch(&world);
+    progress.joins(group.generation);
+    let watched = Watched {
+        world: world.as_ref(),
+        progress: progress.clone(),
+    };
     let ended = together(
         link,
         prepared,
         group,
         trainer,
         observer,
-        (world.as_ref(), met - begun),
+        (&watched, met - begun),
     );
     link.unwatch();
     if let Err(error) = &ended {
@@ -227,6 +242,7 @@ fn together<'a>(
             heal_ms: met.elapsed().as_millis() as u64,
             step_ms: 0,
         });
+        let _duty = observer.aside();
         catch_up(prepared, replica, group.committed_step, observer)?;
     }
     run_until(prepared, replica, world, observer, total_steps)?;
@@ -236,6 +252,7 @@ fn together<'a>(
     if world.rank() == 0
         && let Some(replica) = trainer.take()
     {
+        let _duty = observer.aside();
         finish(prepared, replica, observer)?;
     }
     Ok(Ended::Done)

@@ -1,11 +1,12 @@
 //! What rank 0 tells the world while it trains.
 
 use std::{
+    any::Any,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use super::{error::TrainError, link::Link};
+use super::{error::TrainError, link::Link, progress::Progress};
 use crate::ipc::{CheckpointKind, FromRank, Metrics, Recovered};
 
 /// How long a checkpoint may take from its hand-over until it is durable. The agent tries as long
@@ -40,12 +41,17 @@ pub trait Observer {
     /// Folder for checkpoints on their way.
     fn folder(&self) -> &Path;
 
-    /// A step is done; on every rank.
+    /// A step is done, of which this rank had so many micro-batches; on every rank.
     ///
     /// # Errors
     /// Nobody listens any more.
-    fn stepped(&mut self, _step: u64) -> Result<(), TrainError> {
+    fn stepped(&mut self, _step: u64, _micro_batches: usize) -> Result<(), TrainError> {
         Ok(())
+    }
+
+    /// The rank is about to do what it alone does; it is done when the guard is dropped.
+    fn aside(&self) -> Box<dyn Any> {
+        Box::new(())
     }
 
     /// Another group waits: this one is left before the next step.
@@ -56,9 +62,10 @@ pub trait Observer {
 
 /// Tells the agent.
 #[derive(Debug)]
-pub struct AgentObserver<'a> {
+pub(super) struct AgentObserver<'a> {
     link: &'a Link,
     run_dir: &'a Path,
+    progress: Progress,
     /// Step of the checkpoint that was handed over and is not known to be durable.
     in_flight: Option<u64>,
     /// Step that was measured last.
@@ -69,10 +76,11 @@ pub struct AgentObserver<'a> {
 
 impl<'a> AgentObserver<'a> {
     /// With checkpoints made in `run_dir`.
-    pub fn new(link: &'a Link, run_dir: &'a Path) -> Self {
+    pub(super) fn new(link: &'a Link, run_dir: &'a Path, progress: Progress) -> Self {
         Self {
             link,
             run_dir,
+            progress,
             in_flight: None,
             measured: 0,
             recovered: None,
@@ -103,7 +111,7 @@ impl<'a> AgentObserver<'a> {
     ///
     /// # Errors
     /// The agent did not say so in time.
-    pub fn settle(&mut self) -> Result<(), TrainError> {
+    pub(super) fn settle(&mut self) -> Result<(), TrainError> {
         if let Some(step) = self.in_flight.take() {
             self.link.wait_stored(step, STORED_DEADLINE)?;
         }
@@ -137,7 +145,12 @@ impl Observer for AgentObserver<'_> {
         self.run_dir
     }
 
-    fn stepped(&mut self, _step: u64) -> Result<(), TrainError> {
+    fn aside(&self) -> Box<dyn Any> {
+        Box::new(self.progress.aside())
+    }
+
+    fn stepped(&mut self, step: u64, micro_batches: usize) -> Result<(), TrainError> {
+        self.progress.stepped(step, micro_batches);
         if let Some((recovered, since)) = self.recovered.take() {
             let step_ms = since.elapsed().as_millis() as u64;
             self.link.send(&FromRank::Recovered(Recovered {

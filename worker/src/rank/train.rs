@@ -68,8 +68,9 @@ pub fn run_until(
         let advance = trainer.advance(&own, world)?;
         clock.steps += 1;
         let step = trainer.step();
-        observer.stepped(step)?;
+        observer.stepped(step, own.len())?;
         if world.rank() == 0 {
+            let _duty = observer.aside();
             report(prepared, trainer, &advance, observer, &mut clock)?;
         } else if measures(prepared, step) {
             trainer.measured = Some(metrics(prepared, trainer, &advance, None, clock.lap()));
