@@ -63,6 +63,13 @@ pub struct GangView {
     pub recent_recoveries: u32,
 }
 
+impl GangView {
+    /// A rank has done its last step.
+    pub fn ends(&self) -> bool {
+        self.ranks.values().any(|phase| *phase == RankPhase::Done)
+    }
+}
+
 #[cfg(test)]
 impl GangView {
     /// A job of one worker at least, with no gang yet.
@@ -180,13 +187,16 @@ pub fn decide(
     grow(now, limits, job, workers)
 }
 
-/// Ready recruits join at the next step.
+/// Ready recruits join at the next step, if there is one.
 fn grow(
     now: Millis,
     limits: &Limits,
     job: &GangView,
     workers: &BTreeMap<String, WorkerView>,
 ) -> Option<Decision> {
+    if job.ends() {
+        return None;
+    }
     let next = Next::of(job, &BTreeMap::new(), |r| fit(now, limits, r, workers));
     let all_ready = job.recruits.iter().all(|recruit| recruit.ready);
     (next.recruits > 0 && all_ready).then(|| {
@@ -501,6 +511,11 @@ fn user_fault(job: &GangView) -> Option<(u32, &str)> {
         } => Some((*rank, reason.as_str())),
         _ => None,
     })
+}
+
+/// Pause before another recruit: doubles from 0.1 s up to about 7 min, for a gang at work can do without.
+pub fn recruit_pause(failed: u32) -> Duration {
+    Duration::from_millis(100 << failed.saturating_sub(1).min(12))
 }
 
 /// Pause before a restart: doubles from 0.1 s up to 5 s, so that a fault that does not pass leaves

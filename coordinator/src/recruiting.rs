@@ -32,7 +32,7 @@ pub fn decide(
     free: &[Candidate],
 ) -> Vec<(String, u32)> {
     let needs = job.gang.formation == Formation::Held;
-    let grows = job.state == State::Running && !wish.crowded;
+    let grows = job.state == State::Running && !wish.crowded && !job.ends();
     if now < wish.not_before || !(needs || grows) {
         return Vec::new();
     }

@@ -183,7 +183,7 @@ impl Control {
                     tracked.absent.remove(worker);
                     if matches!(heard, Heard::RecruitFailed) {
                         tracked.recruits_failed += 1;
-                        let pause = membership::pause(tracked.recruits_failed);
+                        let pause = membership::recruit_pause(tracked.recruits_failed);
                         tracked.recruits_not_before = now.plus(pause);
                     }
                 }
@@ -312,8 +312,9 @@ fn hear_recruit(edit: &mut Edit, worker: &str, seat: u64, said: &Said) -> Option
             recruits[at].ready = true;
             Some(Heard::Kept)
         }
-        Said::Phase(RankPhase::Failed { .. } | RankPhase::Done) => {
+        Said::Phase(RankPhase::Failed { reason, .. }) => {
             recruits.remove(at);
+            edit.warn(&format!("a recruit on worker {worker} was lost: {reason}"));
             Some(Heard::RecruitFailed)
         }
         Said::Phase(_) => Some(Heard::Stale),

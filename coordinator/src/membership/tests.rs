@@ -262,6 +262,14 @@ fn recruits_join_a_gang_at_work_when_all_are_ready() {
 }
 
 #[test]
+fn nobody_joins_a_gang_whose_work_ends() {
+    let mut job = at_work(1);
+    job.recruits = vec![recruit(3, "c", true)];
+    job.ranks.insert(1, RankPhase::Done);
+    assert_eq!(decide(Millis(1), &LIMITS, &job, &workers(0)), None);
+}
+
+#[test]
 fn ranks_that_only_lost_each_other_meet_again() {
     let mut job = at_work(2);
     let waiting = RankPhase::Waiting {
@@ -350,6 +358,14 @@ fn pauses_grow_to_a_bound() {
         pauses,
         [100, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]
     );
+}
+
+#[test]
+fn pauses_of_recruits_grow_further() {
+    let pauses: Vec<u64> = [1, 2, 7, 13, 50]
+        .map(|n| recruit_pause(n).as_secs())
+        .to_vec();
+    assert_eq!(pauses, [0, 0, 6, 409, 409]);
 }
 
 proptest! {

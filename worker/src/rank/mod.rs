@@ -19,6 +19,8 @@ mod finish;
 mod flat;
 mod gates;
 mod heal;
+#[cfg(test)]
+mod heal_tests;
 mod join;
 mod latency;
 mod link;
