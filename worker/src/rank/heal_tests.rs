@@ -97,9 +97,10 @@ fn gang(done: &[Option<u64>]) -> Vec<Result<Outcome, String>> {
 #[test]
 fn laggards_and_newcomers_become_the_holder_of_the_highest_step() {
     let prepared = prepare(&spec(UNIFIED, "ema_decay = 0.9"));
+    let folder = tempfile::tempdir().unwrap();
     // In the search, after a new ranking; and across its end, which changes the shapes.
     for highest in [5, 6] {
-        let mut record = Record::default();
+        let mut record = Record::at(folder.path());
         let holder = trained(&prepared, &mut record, highest);
         let expected: Vec<Vec<f32>> = holder.moments().iter().map(floats).collect();
         let outcomes = gang(&[Some(highest - 1), None, Some(highest)]);
@@ -114,7 +115,7 @@ fn laggards_and_newcomers_become_the_holder_of_the_highest_step() {
             );
             assert_eq!(outcome.measured, Some(highest));
         }
-        let mut record = Record::default();
+        let mut record = Record::at(folder.path());
         trained(&prepared, &mut record, highest + 2);
         let after = &outcomes[0].as_ref().unwrap().losses;
         for (one, other) in record.losses()[highest as usize..].iter().zip(after) {
