@@ -103,7 +103,7 @@ pub struct WorkerView {
     pub incarnation: Option<String>,
     /// When it was last heard; when this coordinator started, before that.
     pub heard: Millis,
-    /// Since when it has no session, if it has none.
+    /// Since when it has no session, if it has had one with this coordinator process.
     pub detached: Option<Millis>,
 }
 

@@ -174,6 +174,6 @@ fn view(worker: &Worker) -> WorkerView {
     WorkerView {
         incarnation: worker.registered.then(|| worker.record.incarnation.clone()),
         heard: worker.heard(),
-        detached: worker.link.is_none().then_some(worker.detached),
+        detached: (worker.registered && worker.link.is_none()).then_some(worker.detached),
     }
 }

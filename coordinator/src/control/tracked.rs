@@ -125,7 +125,7 @@ pub(super) struct Worker {
     pub(super) link: Option<Link>,
     /// When it was last heard on a session that has ended.
     pub(super) heard_before: Millis,
-    /// When its last session ended, or this process started.
+    /// When its last session with this process ended.
     pub(super) detached: Millis,
 }
 
