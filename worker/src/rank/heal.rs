@@ -54,10 +54,12 @@ struct Header {
     state: State,
     /// What was measured of the last step.
     measured: Option<Metrics>,
-    /// P, the number of elements of each tensor.
+    /// P, the number of elements of each tensor that has no size of its own.
     elements: i64,
     /// A moving average follows.
     average: bool,
+    /// Sizes of the tensors of importance that follow.
+    importance: Vec<i64>,
 }
 
 /// Brings all ranks of the group to the highest step that any has done. A rank's own state is only
@@ -162,6 +164,11 @@ fn give(holder: &Trainer<'_>, channel: &Channel<'_>) -> Result<(), TrainError> {
         measured: holder.measured.clone(),
         elements: holder.values().size()[0],
         average: tensors.average.is_some(),
+        importance: tensors
+            .importance
+            .iter()
+            .map(|t| t.numel() as i64)
+            .collect(),
     };
     let text = serde_json::to_vec(&header)
         .map_err(|error| TrainError::Machine(format!("cannot describe the state: {error}")))?;
@@ -171,7 +178,7 @@ fn give(holder: &Trainer<'_>, channel: &Channel<'_>) -> Result<(), TrainError> {
     channel.pass(&mut length.to_device(channel.device))?;
     channel.pass(&mut Tensor::from_slice(&bytes).to_device(channel.device))?;
     for tensor in tensors.iter() {
-        channel.pass(&mut tensor.copy())?;
+        channel.pass(&mut tensor.reshape([-1]).copy())?;
     }
     Ok(())
 }
@@ -196,6 +203,11 @@ fn receive(channel: &Channel<'_>) -> Result<(Header, Moments), TrainError> {
         mean: next()?,
         square: next()?,
         average: header.average.then(next).transpose()?,
+        importance: header
+            .importance
+            .iter()
+            .map(|&elements| channel.next(elements))
+            .collect::<Result<_, _>>()?,
     };
     Ok((header, tensors))
 }

@@ -32,13 +32,21 @@ fn trained<'a>(prepared: &'a Prepared, record: &mut Record, steps: u64) -> Train
 }
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
-    Vec::try_from(tensor).unwrap()
+    Vec::try_from(tensor.reshape([-1])).unwrap()
+}
+
+/// A job that ranks by gradients, whose sums are part of the state too.
+fn job() -> String {
+    let taylor = UNIFIED.replace(
+        "rank_interval = 2",
+        "rank_interval = 3, importance = \"taylor\"",
+    );
+    spec(&taylor, "ema_decay = 0.9")
 }
 
 /// One rank, which has done `done` steps or is new.
 fn rank(done: Option<u64>, world: &dyn Collective) -> Result<Outcome, TrainError> {
-    let spec = spec(UNIFIED, "ema_decay = 0.9");
-    let prepared = prepare(&spec);
+    let prepared = prepare(&job());
     let folder = tempfile::tempdir().unwrap();
     let mut record = Record::at(folder.path());
     let mut trainer = done.map(|steps| trained(&prepared, &mut record, steps));
@@ -96,7 +104,7 @@ fn gang(done: &[Option<u64>]) -> Vec<Result<Outcome, String>> {
 
 #[test]
 fn laggards_and_newcomers_become_the_holder_of_the_highest_step() {
-    let prepared = prepare(&spec(UNIFIED, "ema_decay = 0.9"));
+    let prepared = prepare(&job());
     let folder = tempfile::tempdir().unwrap();
     // In the search, after a new ranking; and across its end, which changes the shapes.
     for highest in [5, 6] {
@@ -122,6 +130,28 @@ fn laggards_and_newcomers_become_the_holder_of_the_highest_step() {
             assert!((one - other).abs() <= 1e-9 * one.abs(), "{one} {other}");
         }
     }
+}
+
+#[test]
+fn a_step_that_failed_leaves_nothing_behind() {
+    let prepared = prepare(&job());
+    let folder = tempfile::tempdir().unwrap();
+    // The fourth step ranks anew before it is lost.
+    let mut record = Record::at(folder.path());
+    let mut trainer = trained(&prepared, &mut record, 3);
+    let before: Vec<Vec<f32>> = trainer.moments().iter().map(floats).collect();
+    let state = serde_json::to_string(&trainer.state()).unwrap();
+    let lost = Solo::default();
+    lost.abort("a test");
+    run_until(&prepared, &mut trainer, &lost, &mut record, 4).unwrap_err();
+    let after: Vec<Vec<f32>> = trainer.moments().iter().map(floats).collect();
+    assert!(before == after);
+    assert_eq!(state, serde_json::to_string(&trainer.state()).unwrap());
+    run_until(&prepared, &mut trainer, &Solo::default(), &mut record, 5).unwrap();
+    let mut straight = Record::at(folder.path());
+    let holder = trained(&prepared, &mut straight, 5);
+    assert!(floats(trainer.values()) == floats(holder.values()));
+    assert_eq!(record.losses(), straight.losses());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::{
     flat::{Flat, LrScales},
     measure::{Mode as Gating, measure},
     optimizer::AdamW,
-    plan::{Stage, alpha_tau, gates_open, lr_factor},
+    plan::{Position, Stage, alpha_tau, gates_open, lr_factor},
     prepare::Prepared,
     step::{self, Outcome, Setting},
     transition::transition,
@@ -44,7 +44,7 @@ pub struct Trainer<'a> {
     pub(super) measured: Option<Metrics>,
 }
 
-/// The tensors of a replica, f32 `[P]` each.
+/// The tensors of a replica, f32, `[P]` each where nothing else is said.
 #[derive(Debug)]
 pub(super) struct Moments {
     /// All that is trained.
@@ -55,6 +55,8 @@ pub(super) struct Moments {
     pub square: Tensor,
     /// The moving average.
     pub average: Option<Tensor>,
+    /// What the search knows of importance since the last ranking, of sizes of its own.
+    pub importance: Vec<Tensor>,
 }
 
 impl Moments {
@@ -63,6 +65,7 @@ impl Moments {
         [&self.values, &self.mean, &self.square]
             .into_iter()
             .chain(&self.average)
+            .chain(&self.importance)
     }
 }
 
@@ -166,7 +169,11 @@ impl<'a> Trainer<'a> {
 
     /// Takes the state of a peer whose shape this one has; false if it has not.
     pub(super) fn adopt(&mut self, state: &State, tensors: &Moments) -> bool {
-        let ranked = self.take_ranking(state.ranking.as_ref());
+        let ranked = self.take_ranking(state.ranking.as_ref())
+            && self
+                .search
+                .as_ref()
+                .is_none_or(|search| put_importance(search, &tensors.importance));
         let average = self.ema.as_mut().zip(tensors.average.as_ref());
         let fits = ranked
             && tensors.values.size() == self.values.size()
@@ -188,6 +195,7 @@ impl<'a> Trainer<'a> {
             mean: mean.shallow_clone(),
             square: square.shallow_clone(),
             average: self.ema.as_ref().map(|ema| ema.average().shallow_clone()),
+            importance: self.importance().into_iter().map(|p| p.tensor).collect(),
         }
     }
 
@@ -294,17 +302,18 @@ impl<'a> Trainer<'a> {
         let step = self.step + 1;
         let job = self.job();
         let position = self.prepared.plan.at(step);
-        if let Some(search) = &mut self.search
-            && position
-                .index
-                .is_multiple_of(job.compress.static_part.rank_interval)
-        {
-            search.rank(&self.model);
-        }
+        let before = self.rank_anew(&position);
         // A function of the step alone, so that it needs no place in a checkpoint.
         let threshold = self.setting(step).threshold();
         self.model.set_threshold(threshold);
-        let outcome = step::run(&self.setting(step), own, world)?;
+        let outcome = match step::run(&self.setting(step), own, world) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // The step may be run again: then it is ranked again, by the same figures.
+                self.take_back(before);
+                return Err(error.into());
+            }
+        };
         if !outcome.loss.is_finite() {
             return Err(TrainError::Diverged {
                 step,
@@ -334,6 +343,28 @@ impl<'a> Trainer<'a> {
             grad_norm,
             choice,
         })
+    }
+
+    /// Ranks heads and neurons anew where it is due; gives what was there before.
+    fn rank_anew(&mut self, position: &Position) -> Option<(Ranking, Vec<Tensor>)> {
+        let interval = self.job().compress.static_part.rank_interval;
+        let importance = self.importance();
+        let search = self.search.as_mut()?;
+        if !position.index.is_multiple_of(interval) {
+            return None;
+        }
+        let kept = importance.iter().map(|p| p.tensor.copy()).collect();
+        let before = (search.ranking().clone(), kept);
+        search.rank(&self.model);
+        Some(before)
+    }
+
+    fn take_back(&mut self, before: Option<(Ranking, Vec<Tensor>)>) {
+        let Some((search, (ranking, kept))) = self.search.as_mut().zip(before) else {
+            return;
+        };
+        search.set_ranking(ranking);
+        put_importance(search, &kept);
     }
 
     /// Accuracy on held-out training samples: of the searched model under the masks of its last
@@ -452,6 +483,22 @@ impl<'a> Trainer<'a> {
         self.flat.scatter(&self.values);
         result
     }
+}
+
+/// Copies flat or shaped tensors into what a search knows of importance; false if they are another's.
+fn put_importance(search: &Search, tensors: &[Tensor]) -> bool {
+    let known = search.importance();
+    let fits = known.len() == tensors.len()
+        && known
+            .iter()
+            .zip(tensors)
+            .all(|(known, tensor)| known.tensor.numel() == tensor.numel());
+    if fits {
+        for (mut known, tensor) in known.into_iter().zip(tensors) {
+            known.tensor.copy_(&tensor.view_as(&known.tensor));
+        }
+    }
+    fits
 }
 
 fn parameters(model: &Vit, search: Option<&Search>) -> Vec<Param> {
