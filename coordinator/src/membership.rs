@@ -6,11 +6,17 @@
 //! under a new generation. Below the job's fewest workers they wait for recruits; only when nobody holds
 //! a state does the job go back to its last checkpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod losses;
+mod next;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Millis;
-use crate::job::{Formation, Gang, JobId, Member, RankPhase, Recruit, Seat, State};
+use crate::job::{Formation, Gang, JobId, RankPhase, Recruit, State};
+pub(crate) use losses::worker_loss;
+use losses::{losses, parted};
+use next::Next;
 
 /// How long things may take, and how often they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,90 +285,6 @@ fn restart(limits: &Limits, job: &GangView, cause: &str) -> Decision {
     }
 }
 
-/// The processes of the next generation.
-struct Next {
-    members: Vec<Member>,
-    recruits: u32,
-}
-
-impl Next {
-    /// The survivors, in their order, then the recruits that are ready: the first rank is a survivor's.
-    fn of(job: &GangView, lost: &BTreeMap<u32, String>, fit: impl Fn(&Recruit) -> bool) -> Self {
-        let mut members: Vec<Member> = Vec::new();
-        let mut add = |worker_id: &str, incarnation: &str, seat: Seat| {
-            let known = members
-                .iter_mut()
-                .find(|m| m.worker_id == worker_id && m.incarnation == incarnation);
-            match known {
-                Some(member) => member.seats.push(seat),
-                None => members.push(Member {
-                    worker_id: worker_id.to_owned(),
-                    incarnation: incarnation.to_owned(),
-                    first_rank: 0,
-                    seats: vec![seat],
-                }),
-            }
-        };
-        for (rank, member, seat) in job.gang.ranks() {
-            let phase = job.ranks.get(&rank);
-            if !lost.contains_key(&rank) && phase != Some(&RankPhase::Done) {
-                let holds = seat.holds
-                    || matches!(
-                        phase,
-                        Some(RankPhase::Running | RankPhase::Waiting { holds: true, .. })
-                    );
-                add(
-                    &member.worker_id,
-                    &member.incarnation,
-                    Seat { holds, ..seat },
-                );
-            }
-        }
-        let mut recruits = 0;
-        for recruit in job.recruits.iter().filter(|r| r.ready && fit(r)) {
-            let seat = Seat {
-                id: recruit.seat,
-                holds: false,
-            };
-            add(&recruit.worker_id, &recruit.incarnation, seat);
-            recruits += 1;
-        }
-        let mut first_rank = 0;
-        for member in &mut members {
-            member.first_rank = first_rank;
-            first_rank += member.seats.len() as u32;
-        }
-        Self { members, recruits }
-    }
-
-    fn holds(&self) -> bool {
-        self.members.iter().flat_map(|m| &m.seats).any(|s| s.holds)
-    }
-
-    fn world_size(&self) -> u32 {
-        self.members.iter().map(|m| m.seats.len() as u32).sum()
-    }
-
-    fn workers(&self) -> u32 {
-        let ids: BTreeSet<&str> = self.members.iter().map(|m| m.worker_id.as_str()).collect();
-        ids.len() as u32
-    }
-
-    fn regroup(self, formation: Formation, cause: String, reason: String) -> Decision {
-        Decision::Regroup(Regroup {
-            gang: Gang {
-                members: self.members,
-                formation,
-                since: 0,
-                reason: reason.clone(),
-            },
-            cause,
-            recruits: self.recruits,
-            reason,
-        })
-    }
-}
-
 /// Whether a recruit's worker is there.
 fn fit(
     now: Millis,
@@ -387,119 +309,10 @@ fn running(job: &GangView) -> impl Iterator<Item = u32> {
         .map(|(rank, _)| *rank)
 }
 
-/// Ranks that wait, and what they saw.
-fn parted(job: &GangView) -> BTreeMap<u32, String> {
-    job.gang
-        .ranks()
-        .filter_map(|(rank, member, _)| match job.ranks.get(&rank) {
-            Some(RankPhase::Waiting { reason, .. }) => {
-                let worker = &member.worker_id;
-                Some((
-                    rank,
-                    format!("rank {rank} of worker {worker} lost its peers ({reason})"),
-                ))
-            }
-            _ => None,
-        })
-        .collect()
-}
-
 fn all_done(job: &GangView) -> Option<String> {
     let done = job.ranks.values().filter(|p| **p == RankPhase::Done);
     (done.count() as u32 == job.gang.world_size())
         .then(|| "all ranks ended, but no model was published".to_owned())
-}
-
-/// The ranks that are lost, and why.
-fn losses(
-    now: Millis,
-    limits: &Limits,
-    job: &GangView,
-    workers: &BTreeMap<String, WorkerView>,
-) -> BTreeMap<u32, String> {
-    let overdue = job.gang.formation != Formation::Held && now.since(job.placed) > limits.start;
-    let met = running(job).count();
-    job.gang
-        .ranks()
-        .filter_map(|(rank, member, _)| {
-            let worker = &member.worker_id;
-            let cause = match job.ranks.get(&rank) {
-                Some(RankPhase::Done) => return None,
-                Some(RankPhase::Failed { reason, .. }) => {
-                    format!("rank {rank} of worker {worker} lost ({reason})")
-                }
-                _ => match (
-                    member_loss(now, limits, job, member, workers),
-                    job.stalled.get(&rank),
-                ) {
-                    (Some(cause), _) => cause,
-                    (None, Some(stall)) => {
-                        format!("rank {rank} of worker {worker} stalled ({stall})")
-                    }
-                    (None, None) if overdue && !job.ranks.contains_key(&rank) => format!(
-                        "{met} of {} ranks have met within {} s",
-                        job.gang.world_size(),
-                        limits.start.as_secs()
-                    ),
-                    (None, None) => return None,
-                },
-            };
-            Some((rank, cause))
-        })
-        .collect()
-}
-
-fn member_loss(
-    now: Millis,
-    limits: &Limits,
-    job: &GangView,
-    member: &Member,
-    workers: &BTreeMap<String, WorkerView>,
-) -> Option<String> {
-    let id = &member.worker_id;
-    if let Some(cause) = worker_loss(now, limits, id, &member.incarnation, workers) {
-        return Some(cause);
-    }
-    let since_long = |since: Option<Millis>, limit| since.is_some_and(|at| now.since(at) > limit);
-    let detached = workers.get(id).and_then(|worker| worker.detached);
-    if job.waiting.is_some() && since_long(detached, DETACHED) {
-        return Some(format!(
-            "worker {id} has no session, and its ranks' peers lost them"
-        ));
-    }
-    let all_done = member
-        .ranks()
-        .all(|rank| job.ranks.get(&rank) == Some(&RankPhase::Done));
-    (!all_done && since_long(job.absent.get(id).copied(), limits.lease_ttl))
-        .then(|| format!("worker {id} registered without the ranks it was running"))
-}
-
-/// Why a worker's process is lost, if it is.
-pub(crate) fn worker_loss(
-    now: Millis,
-    limits: &Limits,
-    id: &str,
-    incarnation: &str,
-    workers: &BTreeMap<String, WorkerView>,
-) -> Option<String> {
-    let Some(worker) = workers.get(id) else {
-        return Some(format!("worker {id} is not known any more"));
-    };
-    if worker
-        .incarnation
-        .as_ref()
-        .is_some_and(|found| found != incarnation)
-    {
-        return Some(format!("worker {id} was restarted, which ended its ranks"));
-    }
-    let silence = now.since(worker.heard);
-    (silence > limits.lease_ttl).then(|| {
-        format!(
-            "worker {id} was not heard for {:.1} s (lease {:.1} s)",
-            silence.as_secs_f64(),
-            limits.lease_ttl.as_secs_f64()
-        )
-    })
 }
 
 /// A fault of the job itself, if a rank has told of one.

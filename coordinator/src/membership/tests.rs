@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::job::{Member, Seat};
 
 const LIMITS: Limits = Limits {
     lease_ttl: Duration::from_secs(5),
