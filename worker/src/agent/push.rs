@@ -42,12 +42,7 @@ pub(super) struct Pusher {
 }
 
 impl Pusher {
-    pub(super) fn new(
-        registry: &str,
-        gang: &GangKey,
-        job: &Job,
-        teacher: Option<Digest>,
-    ) -> Self {
+    pub(super) fn new(registry: &str, gang: &GangKey, job: &Job, teacher: Option<Digest>) -> Self {
         Self {
             registry: registry.to_owned(),
             gang: gang.clone(),
