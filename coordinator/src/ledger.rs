@@ -119,6 +119,9 @@ fn extend(
 }
 
 fn finish(edit: &mut Edit, commit: &StepCommit, digest: &str) -> Result<(), Error> {
+    if edit.record.state == State::Recovering {
+        edit.trigger(Trigger::Run, "the model of its ranks has arrived")?;
+    }
     if edit.record.state == State::Running {
         edit.trigger(Trigger::Trained, "all steps are done")?;
     }

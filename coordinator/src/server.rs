@@ -62,8 +62,12 @@ pub struct Options {
     pub lease_ttl: Duration,
     /// Time from a gang's placement until its ranks have met.
     pub start_deadline: Duration,
-    /// Restarts of a job after faults of processes, hosts and links.
+    /// Restarts of a job from a checkpoint after faults of processes, hosts and links.
     pub infrastructure_restarts: u32,
+    /// Recoveries of a job in memory within [`crate::membership::RECENT`].
+    pub recoveries: u32,
+    /// Time that survivors keep their state and wait for others.
+    pub hold: Duration,
     /// Where others reach it, as `host:port`: the name under which it leads.
     pub advertise: String,
 }
@@ -87,6 +91,8 @@ impl Default for Options {
             lease_ttl: Duration::from_secs(5),
             start_deadline: Duration::from_secs(300),
             infrastructure_restarts: 20,
+            recoveries: 20,
+            hold: Duration::from_secs(120),
             advertise: "coordinator".to_owned(),
         }
     }

@@ -117,6 +117,8 @@ async fn begin(
         lease_ttl: options.lease_ttl,
         start: options.start_deadline,
         infrastructure_restarts: options.infrastructure_restarts,
+        recoveries: options.recoveries,
+        hold: options.hold,
     };
     let (control, handle) = Control::load(leader.clone(), clock, limits).await?;
     let over = stop.child_token();

@@ -73,9 +73,9 @@ pub struct RankArgs {
     /// The agent's Unix socket.
     #[arg(long)]
     pub socket: PathBuf,
-    /// This process's rank in the gang.
+    /// This process's seat in the job: its number among all ranks' processes.
     #[arg(long)]
-    pub rank: u32,
+    pub seat: u64,
 }
 
 /// Arguments of `eval`.

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use espalier_job::{Init, Job};
-use espalier_proto::v1::StartGang;
 use espalier_registry::{Client, ClientError, Digest};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
@@ -29,21 +28,35 @@ pub(super) struct Assets {
     pub(super) teacher_digest: Option<Digest>,
 }
 
-/// Pulls what the order and its job name.
+/// What a gang's ranks begin with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Beginning<'a> {
+    /// The training checkpoint of this digest.
+    Checkpoint(&'a str),
+    /// The job's first step.
+    First,
+    /// What their peers give them.
+    Peers,
+}
+
+/// Pulls what ranks that begin so need.
 ///
 /// # Errors
 /// Whose fault it is, and what is missing: a reference of the job file that does not exist is the
 /// user's, everything else the machinery's.
 pub(super) async fn fetch(
     coordinators: &Coordinators,
-    order: &StartGang,
+    beginning: Beginning<'_>,
     job: &Job,
     run_dir: &Path,
 ) -> Result<Assets, (Fault, String)> {
-    let resume = Some(order.resume_digest.as_str()).filter(|digest| !digest.is_empty());
+    let resume = match beginning {
+        Beginning::Checkpoint(digest) => Some(digest),
+        Beginning::First | Beginning::Peers => None,
+    };
     // A job that goes on has its weights already.
-    let init = match &job.model.init {
-        Init::Checkpoint(reference) if resume.is_none() => Some(reference.as_str()),
+    let init = match (&job.model.init, beginning) {
+        (Init::Checkpoint(reference), Beginning::First) => Some(reference.as_str()),
         _ => None,
     };
     let distillation = job.train.distillation.as_ref();

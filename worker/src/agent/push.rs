@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use espalier_job::Job;
-use espalier_proto::v1::{StartGang, StepCommit};
+use espalier_proto::v1::StepCommit;
 use espalier_registry::{
     Alias, Client, ClientError, Digest, Expected, Kind, Lineage, PublishRequest,
 };
@@ -47,7 +47,6 @@ impl Pusher {
         coordinators: &Coordinators,
         gang: &GangKey,
         job: &Job,
-        order: &StartGang,
         teacher: Option<Digest>,
     ) -> Self {
         Self {
@@ -56,9 +55,19 @@ impl Pusher {
             model_name: job.publish.name.clone(),
             model_alias: job.publish.alias.clone(),
             seed: job.train.seed,
-            parent: order.resume_digest.parse().ok(),
+            parent: None,
             teacher,
         }
+    }
+
+    /// From now on checkpoints are of this gang.
+    pub(super) fn advance(&mut self, gang: &GangKey) {
+        self.gang = gang.clone();
+    }
+
+    /// Generation of the gang.
+    pub(super) fn generation(&self) -> u64 {
+        self.gang.generation
     }
 
     /// The next checkpoint comes after `digest`.

@@ -25,7 +25,7 @@ pub(super) fn data() -> PathBuf {
 }
 
 /// A small job: 6 micro-batches of 16 a step.
-fn spec(compress: &str, train: &str) -> String {
+pub(super) fn spec(compress: &str, train: &str) -> String {
     let data = data();
     format!(
         r#"
@@ -63,7 +63,7 @@ fn spec(compress: &str, train: &str) -> String {
     )
 }
 
-const UNIFIED: &str = r#"
+pub(super) const UNIFIED: &str = r#"
         target = 0.6
         static_target = 0.8
         search = { steps = 6, warmup = 0.2, ramp = 0.3 }
