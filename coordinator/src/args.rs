@@ -3,10 +3,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::server::{Options, StoreOptions};
 use crate::store_args::StoreArgs;
+
+/// What a coordinator does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Jobs, workers and the registry.
+    #[default]
+    All,
+    /// The registry alone.
+    Registry,
+}
 
 /// Accepts training jobs, places them on workers, and keeps the registry of checkpoints.
 #[derive(Debug, Parser)]
@@ -29,6 +39,12 @@ pub struct Args {
         value_name = "DIR"
     )]
     pub data_dir: PathBuf,
+    /// What to run.
+    #[arg(long, env = "ESPALIER_ROLE", value_enum, default_value_t)]
+    pub role: Role,
+    /// Most bytes that the registry may store; as the disk allows if not set.
+    #[arg(long, env = "ESPALIER_REGISTRY_QUOTA", value_name = "BYTES")]
+    pub registry_quota: Option<u64>,
     /// Time without a message after which a worker counts as lost, in milliseconds.
     #[arg(
         long,
@@ -61,9 +77,16 @@ impl Args {
                 self.listen
             );
         }
+        if store != StoreOptions::Embedded && self.role == Role::Registry {
+            anyhow::bail!(
+                "--role registry keeps its state in --data-dir and leads nobody: leave --store out"
+            );
+        }
         Ok(Options {
             store,
             data_dir: self.data_dir.clone(),
+            role: self.role,
+            registry_quota: self.registry_quota,
             lease_ttl: Duration::from_millis(u64::from(self.lease_ttl_ms)),
             advertise: self
                 .advertise
@@ -119,6 +142,17 @@ mod tests {
             (&["--store", "etcd://h:1", "--etcd-ca", "x"], "etcds://"),
             (&["--store", "etcd://"], "etcd://"),
             (&["--store", "etcds://h:1", "--etcd-ca", "/none"], "/none"),
+            (
+                &[
+                    "--store",
+                    "etcd://h:1",
+                    "--listen",
+                    "h:2",
+                    "--role",
+                    "registry",
+                ],
+                "--role registry",
+            ),
         ] {
             let error = options(args).unwrap_err();
             assert!(format!("{error:#}").contains(told), "{args:?}: {error:#}");

@@ -78,6 +78,11 @@ impl PublishHook for Ledger {
     ) -> Result<HookPlan, Status> {
         self.plan(commit, digest, name).await.map_err(Status::from)
     }
+
+    async fn has_ended(&self, job: &str) -> Result<bool, Status> {
+        let job = Snapshot::load(&self.store, &JobId::new(job)).await?;
+        Ok(job.is_none_or(|job| job.record.state.is_terminal()))
+    }
 }
 
 /// Extends the ledger from the last committed step to the checkpoint's; the model also ends the job.
@@ -114,6 +119,9 @@ fn extend(
 }
 
 fn finish(edit: &mut Edit, commit: &StepCommit, digest: &str) -> Result<(), Error> {
+    if edit.record.state == State::Recovering {
+        edit.trigger(Trigger::Run, "the model of its ranks has arrived")?;
+    }
     if edit.record.state == State::Running {
         edit.trigger(Trigger::Trained, "all steps are done")?;
     }

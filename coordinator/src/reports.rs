@@ -93,6 +93,11 @@ impl Reports {
                     self.flush().await?;
                     self.control.report(self.worker_id.clone(), report).await?;
                 }
+                Message::Recovery(report) => {
+                    self.flush().await?;
+                    let worker = self.worker_id.clone();
+                    self.control.recovered(worker, report).await?;
+                }
                 Message::RendezvousReady(ready) => {
                     self.control
                         .rendezvous(self.worker_id.clone(), ready)
@@ -133,7 +138,7 @@ impl Reports {
                 };
                 let current = entries
                     .iter()
-                    .filter(|(generation, _)| snapshot.current(*generation).is_some())
+                    .filter(|(generation, _)| snapshot.continues(*generation))
                     .map(|(_, entry)| stamp(entry.clone(), &snapshot));
                 let (compares, ops) = feed::append(job, first, wall(), current);
                 txn.compares.extend(compares);
@@ -239,6 +244,7 @@ fn sequence(message: &Message) -> Option<u64> {
         Message::Metrics(report) => Some(report.sequence),
         Message::Logs(report) => Some(report.sequence),
         Message::Warning(report) => Some(report.sequence),
+        Message::Recovery(report) => Some(report.sequence),
         Message::Register(_) | Message::Heartbeat(_) | Message::RendezvousReady(_) => None,
     }
 }

@@ -1,12 +1,14 @@
+pub(crate) mod registry;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use espalier_proto::MAX_MESSAGE;
 use espalier_proto::v1::FILE_DESCRIPTOR_SET;
 use espalier_proto::v1::job_service_server::JobServiceServer;
 use espalier_proto::v1::registry_service_server::RegistryServiceServer;
 use espalier_proto::v1::worker_service_server::WorkerServiceServer;
+use espalier_proto::{MAX_MESSAGE, MAX_REGISTRY_MESSAGE};
 use espalier_registry::{RegistryError, RegistryService};
 use espalier_store::{EtcdOptions, Store, StoreError};
 use tokio::net::TcpListener;
@@ -22,6 +24,7 @@ use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
 use crate::api::{Jobs, Workers};
+use crate::args;
 use crate::blobs_folder::{self, FolderError};
 use crate::error::Error;
 use crate::role::{Leading, Led, Role};
@@ -30,6 +33,9 @@ use crate::term;
 /// Time between two pings of a connection, and longest wait for the answer: without them a cut link
 /// is never noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Bytes that a client may send before they are read: two messages of the registry.
+const WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
 
 /// What health is told of.
 const SERVICES: [&str; 3] = [
@@ -46,14 +52,22 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Folder of all state: `blobs/`, and `state.redb` of the embedded store.
     pub data_dir: PathBuf,
+    /// What is run.
+    pub role: args::Role,
+    /// Most bytes that the registry may store.
+    pub registry_quota: Option<u64>,
     /// Where the state is kept that is not blobs.
     pub store: StoreOptions,
     /// Time without a message after which a worker counts as lost; 200 ms to 10 min.
     pub lease_ttl: Duration,
     /// Time from a gang's placement until its ranks have met.
     pub start_deadline: Duration,
-    /// Restarts of a job after faults of processes, hosts and links.
+    /// Restarts of a job from a checkpoint after faults of processes, hosts and links.
     pub infrastructure_restarts: u32,
+    /// Recoveries of a job in memory within [`crate::membership::RECENT`].
+    pub recoveries: u32,
+    /// Time that survivors keep their state and wait for others.
+    pub hold: Duration,
     /// Where others reach it, as `host:port`: the name under which it leads.
     pub advertise: String,
 }
@@ -71,10 +85,14 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("espalier-data"),
+            role: args::Role::All,
+            registry_quota: None,
             store: StoreOptions::Embedded,
             lease_ttl: Duration::from_secs(5),
             start_deadline: Duration::from_secs(300),
             infrastructure_restarts: 20,
+            recoveries: 20,
+            hold: Duration::from_secs(120),
             advertise: "coordinator".to_owned(),
         }
     }
@@ -94,7 +112,7 @@ pub enum ServeError {
     /// The store cannot be opened; another coordinator may run on the folder.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The folder of blobs cannot be used.
+    /// The folder of chunks cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// The data folder is not the one that the coordinators share.
@@ -135,7 +153,10 @@ pub async fn run(
             store
         }
     };
-    let ended = coordinate(&options, &store, listener, stop).await;
+    let ended = match options.role {
+        args::Role::All => coordinate(&options, &store, listener, stop).await,
+        args::Role::Registry => registry::serve_alone(&options, &store, listener, stop).await,
+    };
     store.close().await;
     ended
 }
@@ -215,6 +236,8 @@ async fn serve(
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .add_routes(routes)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
@@ -247,15 +270,18 @@ fn routes(
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let registry = Led::new(role, |leading| leading.registry.into_server());
+    reflected(Routes::new(jobs).add_service(workers).add_service(registry))
+}
+
+/// The routes, and the services that describe them.
+fn reflected(routes: Routes) -> Result<Routes, ServeError> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let failed = |error: tonic_reflection::server::Error| ServeError::Serve(error.to_string());
-    Ok(Routes::new(jobs)
-        .add_service(workers)
-        .add_service(registry)
+    Ok(routes
         .add_service(reflection().build_v1().map_err(failed)?)
         .add_service(reflection().build_v1alpha().map_err(failed)?))
 }

@@ -87,7 +87,7 @@ impl Sessions {
             let (sender, receiver) = mpsc::channel(INCOMING);
             tokio::select! {
                 () = cut.cancelled() => Ok(()),
-                read = self.read(inbound, &heard, sender) => read,
+                read = self.read(&worker, inbound, &heard, sender) => read,
                 stored = store(reports, receiver, outgoing) => stored,
             }
         }
@@ -99,6 +99,7 @@ impl Sessions {
     /// Every message is a sign of life; all but heartbeats go on to be stored.
     async fn read(
         &self,
+        worker: &str,
         mut inbound: Streaming<SessionRequest>,
         heard: &AtomicU64,
         reports: mpsc::Sender<Message>,
@@ -113,7 +114,7 @@ impl Sessions {
                         "comes once, as the first message",
                     ));
                 }
-                Some(Message::Heartbeat(_)) => {}
+                Some(Message::Heartbeat(beat)) => self.control.progress(worker, beat.ranks),
                 Some(report) => {
                     if reports.send(report).await.is_err() {
                         return Ok(());

@@ -16,7 +16,7 @@ use crate::error::ends_term;
 use crate::ledger::Ledger;
 use crate::membership::Limits;
 use crate::role::Leading;
-use crate::server::{DRAIN, Options, ServeError, StoreOptions};
+use crate::server::{Options, ServeError, StoreOptions, registry};
 use crate::sessions::Sessions;
 
 /// Pause between a term that failed, or a campaign, and the next campaign.
@@ -32,7 +32,7 @@ pub(crate) async fn keep_campaigning(
     served: &CancellationToken,
 ) -> Result<(), ServeError> {
     // Before it leads, which it does on time.
-    let blobs = Blobs::open(options.data_dir.join("blobs")).await?;
+    let blobs = registry::open(options).await?;
     loop {
         let won = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -85,7 +85,8 @@ async fn lead(
     served: &CancellationToken,
 ) -> Result<(), ServeError> {
     let (control, leading, over) = begin(options, leader, blobs, stop).await?;
-    let registry = leading.registry.clone();
+    let kept = leading.registry.clone();
+    let cleaning = tokio::spawn(kept.clone().keep_clean(over.clone()));
     role.send_replace(Some(leading));
     let ended = control.run(over.clone()).await;
     if stop.is_cancelled() {
@@ -95,9 +96,9 @@ async fn lead(
         role.send_replace(None);
     }
     over.cancel();
-    // A publish goes on when its client has left: the term, and the store, must outlive it.
-    if tokio::time::timeout(DRAIN, registry.drain()).await.is_err() {
-        warn!("publishes were still under way when the time to drain was over");
+    registry::drain(&kept).await;
+    if let Err(error) = cleaning.await {
+        std::panic::resume_unwind(error.into_panic());
     }
     Ok(ended?)
 }
@@ -116,6 +117,8 @@ async fn begin(
         lease_ttl: options.lease_ttl,
         start: options.start_deadline,
         infrastructure_restarts: options.infrastructure_restarts,
+        recoveries: options.recoveries,
+        hold: options.hold,
     };
     let (control, handle) = Control::load(leader.clone(), clock, limits).await?;
     let over = stop.child_token();

@@ -30,8 +30,14 @@ pub fn not_leader(status: &tonic::Status) -> Option<Option<String>> {
     (info.reason == NOT_LEADER).then(|| info.metadata.get(LEADER).cloned())
 }
 
-/// Largest payload of a blob message on the wire, in bytes.
-pub const BLOB_CHUNK: usize = 1 << 20;
+/// Largest chunk of a file, and largest sum of the chunks of one message, in bytes.
+pub const MAX_CHUNK: usize = 4 << 20;
 
-/// Largest message either side accepts, in bytes: a chunk or a manifest, and its frame.
+/// Most chunks in a message that carries their bytes.
+pub const MAX_BATCH: usize = 1024;
+
+/// Largest message either side accepts, in bytes, except of the registry.
 pub const MAX_MESSAGE: usize = 2 << 20;
+
+/// Largest message of the registry, in bytes: a batch of chunks, their digests, and its frame.
+pub const MAX_REGISTRY_MESSAGE: usize = 5 << 20;

@@ -185,9 +185,34 @@ impl Cluster {
         pids
     }
 
+    /// The ranks' processes on a worker, in the order of their seats.
+    pub fn ranks_of(&self, index: usize) -> Vec<u32> {
+        let folder = self.dir().join(format!("worker-{index}"));
+        let folder = folder.canonicalize().unwrap();
+        let mut found: Vec<(u64, u32)> = self
+            .ranks()
+            .into_iter()
+            .filter_map(|pid| {
+                let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+                let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+                let mut words = line.split(|&byte| byte == 0);
+                words.find(|word| *word == b"--seat")?;
+                let seat = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+                cwd.starts_with(&folder).then_some((seat, pid))
+            })
+            .collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, pid)| pid).collect()
+    }
+
     /// Kills a process with SIGKILL; one that has just ended is as well.
     pub fn kill_process(pid: u32) {
         signal("KILL", pid);
+    }
+
+    /// Stops a process with SIGSTOP, as a machine that hangs would.
+    pub fn stop_process(pid: u32) {
+        signal("STOP", pid);
     }
 
     /// Runs `espalier` with these arguments against this cluster.

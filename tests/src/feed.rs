@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use espalier_proto::v1::job_service_client::JobServiceClient;
 use espalier_proto::v1::watch_job_response::Entry;
-use espalier_proto::v1::{JobEvent, JobEventKind, StepMetrics, WatchJobRequest};
+use espalier_proto::v1::{JobEvent, JobEventKind, Recovery, StepMetrics, WatchJobRequest};
 
 use crate::cluster::PATIENCE;
 
@@ -29,6 +29,14 @@ impl Feed {
     pub fn to_step(endpoint: &str, job_id: &str, step: u64) -> Self {
         Self::until(endpoint, job_id, PATIENCE, |feed| {
             feed.metrics.last().is_some_and(|last| last.step >= step)
+        })
+    }
+
+    /// Follows the feed of a job until so many recoveries are complete, or the job has ended.
+    #[track_caller]
+    pub fn to_recovery(endpoint: &str, job_id: &str, count: usize) -> Self {
+        Self::until(endpoint, job_id, PATIENCE, |feed| {
+            feed.recoveries().len() >= count
         })
     }
 
@@ -119,6 +127,31 @@ impl Feed {
             all.map(|figure| figure.to_bits()).collect()
         };
         self.by_step().map(bits).collect()
+    }
+
+    /// Asserts that no step was measured again after a later one: nothing went back to a checkpoint.
+    #[track_caller]
+    pub fn assert_never_back(&self) {
+        for pair in self.metrics.windows(2) {
+            assert!(
+                pair[1].step >= pair[0].step,
+                "step {} of generation {} came after step {}",
+                pair[1].step,
+                pair[1].generation,
+                pair[0].step
+            );
+        }
+    }
+
+    /// The recoveries in memory, in order, each with its sentence.
+    pub fn recoveries(&self) -> Vec<(Recovery, String)> {
+        let recovered = |event: &JobEvent| Some((event.recovery.clone()?, event.reason.clone()));
+        self.events.iter().filter_map(recovered).collect()
+    }
+
+    /// What happened, in words.
+    pub fn story(&self) -> Vec<&str> {
+        self.events.iter().map(|e| e.reason.as_str()).collect()
     }
 
     fn by_step(&self) -> impl Iterator<Item = &StepMetrics> {

@@ -1,5 +1,5 @@
 use std::fs;
-use std::io::Read as _;
+use std::io::{Cursor, Read as _};
 use std::path::Path;
 
 use flate2::read::GzDecoder;
@@ -78,6 +78,37 @@ pub fn as_cifar(dir: &Path, train: u32, validation: u32) {
             records.extend(framed.as_raw().repeat(3));
         }
         fs::write(dir.join(name), records).unwrap();
+    }
+}
+
+/// Writes images of Fashion-MNIST as the WebDataset shards `train-000.tar`, `train-001.tar` and
+/// `validation-000.tar` in `dir`.
+pub fn as_shards(dir: &Path, train: u32, validation: u32) {
+    fs::create_dir_all(dir).unwrap();
+    for (part, count, name, shards) in [
+        ("train", train, "train", 2),
+        ("t10k", validation, "validation", 1),
+    ] {
+        let samples = labelled(part, count);
+        let share = samples.len().div_ceil(shards);
+        for (shard, samples) in samples.chunks(share).enumerate() {
+            let file = fs::File::create(dir.join(format!("{name}-{shard:03}.tar"))).unwrap();
+            let mut archive = tar::Builder::new(file);
+            for (number, (label, pixels)) in samples.iter().enumerate() {
+                let mut png = Cursor::new(Vec::new());
+                let image = GrayImage::from_raw(SIDE, SIDE, pixels.clone()).unwrap();
+                image.write_to(&mut png, image::ImageFormat::Png).unwrap();
+                let label = label.to_string().into_bytes();
+                for (extension, bytes) in [("png", png.into_inner()), ("cls", label)] {
+                    let mut header = tar::Header::new_gnu();
+                    header.set_size(bytes.len() as u64);
+                    header.set_mode(0o644);
+                    let name = format!("{number:05}.{extension}");
+                    archive.append_data(&mut header, name, &bytes[..]).unwrap();
+                }
+            }
+            archive.finish().unwrap();
+        }
     }
 }
 

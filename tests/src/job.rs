@@ -9,8 +9,10 @@ pub struct TinyJob {
     pub search: u64,
     /// Steps of the tune stage.
     pub tune: u64,
-    /// Workers, neither more nor less.
+    /// Workers, no more, and no less unless `min_workers` says so.
     pub workers: u32,
+    /// Fewest workers, if they are fewer than `workers`.
+    pub min_workers: Option<u32>,
     /// Steps between checkpoints.
     pub every: u64,
     /// Name of the published model.
@@ -29,6 +31,7 @@ impl TinyJob {
             search: 20,
             tune: 30,
             workers: 1,
+            min_workers: None,
             every: 10,
             name: "tiny".to_owned(),
             mode: "unified",
@@ -43,12 +46,14 @@ impl TinyJob {
             search,
             tune,
             workers,
+            min_workers,
             every,
             name,
             mode,
             init,
         } = self;
         let data = data.display();
+        let min = min_workers.unwrap_or(*workers);
         format!(
             r#"
 name = "{name}"
@@ -93,7 +98,7 @@ optimizer = {{ lr = 2e-3 }}
 ema_decay = 0.9
 
 [resources]
-workers = {{ min = {workers}, max = {workers} }}
+workers = {{ min = {min}, max = {workers} }}
 
 [publish]
 name = "{name}"

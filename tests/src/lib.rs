@@ -15,7 +15,7 @@ mod ran;
 pub use cluster::Cluster;
 pub use etcd::Etcd;
 pub use feed::Feed;
-pub use images::{as_cifar, as_folder, subset};
+pub use images::{as_cifar, as_folder, as_shards, subset};
 pub use job::TinyJob;
 pub use programs::{program, repository, signal};
 pub use ran::Ran;

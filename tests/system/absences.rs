@@ -196,9 +196,16 @@ fn decisions_read_no_clock_and_no_global_generator() {
     for decision in [
         "coordinator/src/scheduler.rs",
         "coordinator/src/membership.rs",
+        "coordinator/src/membership/losses.rs",
+        "coordinator/src/membership/next.rs",
+        "coordinator/src/recruiting.rs",
+        "coordinator/src/stalls.rs",
         "crates/vit/src/grouping.rs",
         "crates/vit/src/cost.rs",
         "crates/vit/src/choice.rs",
+        "crates/vit/src/choice/joint.rs",
+        "worker/src/rank/calibrate.rs",
+        "worker/src/rank/pattern.rs",
         "worker/src/rank/plan.rs",
         "worker/src/agent/state.rs",
     ] {

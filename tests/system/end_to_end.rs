@@ -59,7 +59,14 @@ fn the_command_line_trains_publishes_pulls_and_evaluates() {
     assert_eq!(models[0]["aliases"][0], "latest");
     let shown = cluster.cli(&["checkpoint", "describe", "tiny:latest"]);
     assert!(shown.stdout.contains("MACs, effective"), "{}", shown.stdout);
-    let history = cluster.cli(&["checkpoint", "history", "tiny:latest", "-o", "json"]);
+    let history = cluster.cli(&[
+        "checkpoint",
+        "alias",
+        "history",
+        "tiny:latest",
+        "-o",
+        "json",
+    ]);
     let moves: Value = serde_json::from_str(&history.stdout).unwrap();
     assert_eq!(moves[0]["to_digest"], described["published_digest"]);
 

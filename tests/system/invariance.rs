@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use espalier_tests::{Cluster, TinyJob};
+use espalier_tests::{Cluster, Feed, TinyJob};
 use safetensors::SafeTensors;
 
 /// Largest difference allowed between worlds of different sizes. Sums over micro-batches are taken
@@ -31,13 +31,7 @@ fn one_two_and_three_workers_train_the_same_model() {
 
     let (one, model) = &runs[0];
     for (other, other_model) in &runs[1..] {
-        for (step, (one, other)) in one.losses().iter().zip(other.losses()).enumerate() {
-            assert!(
-                (one - other).abs() <= TOLERANCE * one.abs(),
-                "step {}: {one} and {other}",
-                step + 1
-            );
-        }
+        assert_same_losses(one, other);
         assert_close(model, other_model);
     }
     assert_eq!(
@@ -48,9 +42,22 @@ fn one_two_and_three_workers_train_the_same_model() {
     assert!(runs[2].1 == runs[3].1, "two runs of three workers differ");
 }
 
+/// Asserts that two runs have the same loss at each step, to the tolerance.
+#[track_caller]
+pub(crate) fn assert_same_losses(one: &Feed, other: &Feed) {
+    assert_eq!(one.losses().len(), other.losses().len());
+    for (step, (one, other)) in one.losses().iter().zip(other.losses()).enumerate() {
+        assert!(
+            (one - other).abs() <= TOLERANCE * one.abs(),
+            "step {}: {one} and {other}",
+            step + 1
+        );
+    }
+}
+
 /// Asserts that two weight files hold the same tensors, to the tolerance.
 #[track_caller]
-fn assert_close(left: &[u8], right: &[u8]) {
+pub(crate) fn assert_close(left: &[u8], right: &[u8]) {
     let (left, right) = (
         SafeTensors::deserialize(left).unwrap(),
         SafeTensors::deserialize(right).unwrap(),

@@ -9,4 +9,6 @@ mod end_to_end;
 mod invariance;
 mod kills;
 mod leaders;
+mod recovery;
+mod registry;
 mod resume;

@@ -73,9 +73,9 @@ pub struct RankArgs {
     /// The agent's Unix socket.
     #[arg(long)]
     pub socket: PathBuf,
-    /// This process's rank in the gang.
+    /// This process's seat in the job: its number among all ranks' processes.
     #[arg(long)]
-    pub rank: u32,
+    pub seat: u64,
 }
 
 /// Arguments of `eval`.
@@ -83,7 +83,7 @@ pub struct RankArgs {
 pub struct EvalArgs {
     /// The checkpoint's folder.
     pub dir: PathBuf,
-    /// Folder of the validation data, if it is not where it was in training.
+    /// Folder, or files, of the validation data, if it is not where it was in training.
     #[arg(long)]
     pub data: Option<PathBuf>,
     /// Layout of the validation data, if it is not as in training.
@@ -109,6 +109,11 @@ pub enum Format {
     Cifar,
     /// JPEG or PNG files in one folder per class.
     ImageFolder,
+    /// WebDataset shards.
+    #[value(name = "webdataset")]
+    WebDataset,
+    /// Parquet files as Hugging Face writes them.
+    Parquet,
 }
 
 /// How gates decide at inference.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use espalier_data::{Dataset, Shape};
-use espalier_job::{Augment, Data, DataFormat};
+use espalier_data::{Dataset, Shape, loaders};
+use espalier_job::{Augment, Damaged, Data, DataFormat, Interpolation};
 use espalier_vit::{Config, Cost, Vit};
 use serde::Serialize;
 use tch::Device;
@@ -85,7 +85,8 @@ pub fn evaluate(args: &EvalArgs) -> anyhow::Result<Evaluation> {
         image_size: dims.image_size as usize,
         classes: dims.classes as usize,
     };
-    let validation = Dataset::validation(&data, shape).context("opening the validation data")?;
+    let validation = Dataset::validation(&data, shape, loaders(None, 1))
+        .context("opening the validation data")?;
     if let Some(card) = &card
         && card.dataset.validation_digest != validation.digest()
     {
@@ -152,6 +153,8 @@ fn data(args: &EvalArgs, config: &Config, card: Option<&ReportCard>) -> anyhow::
         Format::Idx => DataFormat::Idx,
         Format::Cifar => DataFormat::Cifar,
         Format::ImageFolder => DataFormat::ImageFolder,
+        Format::WebDataset => DataFormat::WebDataset,
+        Format::Parquet => DataFormat::Parquet,
     });
     let Some(format) = asked.or(card.map(|card| card.dataset.format)) else {
         bail!(
@@ -160,6 +163,12 @@ fn data(args: &EvalArgs, config: &Config, card: Option<&ReportCard>) -> anyhow::
         );
     };
     let folder = folder.to_str().context("--data is not valid UTF-8")?;
+    let (crop_pct, interpolation, damaged) = match card {
+        Some(ReportCard { dataset, .. }) => {
+            (dataset.crop_pct, dataset.interpolation, dataset.damaged)
+        }
+        None => (1.0, Interpolation::default(), Damaged::default()),
+    };
     Ok(Data {
         format,
         train: folder.to_owned(),
@@ -167,6 +176,11 @@ fn data(args: &EvalArgs, config: &Config, card: Option<&ReportCard>) -> anyhow::
         calibration: 0.05,
         mean: config.mean.clone(),
         std: config.std.clone(),
+        crop_pct,
+        interpolation,
         augment: Augment::default(),
+        damaged,
+        damaged_most: 1.0,
+        loaders: None,
     })
 }

@@ -1,8 +1,9 @@
 //! Messages between the agent and its ranks: one JSON document per line over a Unix socket.
 //!
 //! The rank connects and says [`FromRank::Hello`]; the agent answers with [`ToRank::Start`]. From
-//! then on each side writes when it has something to say. The end of the stream means that the
-//! other side is gone.
+//! then on each side writes when it has something to say. A rank belongs to one group of ranks after
+//! another: each [`ToRank::Group`] ends the one before. The end of the stream means that the other
+//! side is gone.
 
 use std::io::{BufRead, Read as _, Write};
 use std::path::PathBuf;
@@ -20,8 +21,12 @@ pub const MAX_LINE: usize = 1 << 20;
 pub enum ToRank {
     /// First message: what to do.
     Start(Start),
-    /// Where the ranks meet; only when world_size > 1.
+    /// Whom to train with from now on.
+    Group(Group),
+    /// Where the ranks of a group meet; only when world_size > 1.
     Rendezvous {
+        /// Generation of the group.
+        generation: u64,
         /// host:port at which rank 0 listens.
         address: String,
     },
@@ -39,20 +44,12 @@ pub enum ToRank {
 pub struct Start {
     /// The job.
     pub job_id: String,
-    /// Generation of the gang.
-    pub generation: u64,
-    /// The rank, 0-based.
-    pub rank: u32,
-    /// Ranks in the gang.
-    pub world_size: u32,
     /// The job file (TOML).
     pub spec_toml: String,
-    /// Folder of this gang on this worker; removed when the gang has ended.
+    /// Folder of the job's ranks on this worker; removed when all have ended.
     pub run_dir: PathBuf,
     /// Host at which the other workers reach this rank.
     pub rendezvous_host: String,
-    /// Last step that is durable; 0 when starting anew.
-    pub committed_step: u64,
     /// Folder of the training checkpoint to go on from.
     pub resume: Option<PathBuf>,
     /// Folder of the dense checkpoint named by `model.init.checkpoint`.
@@ -61,25 +58,71 @@ pub struct Start {
     pub teacher: Option<PathBuf>,
 }
 
+/// The ranks of a generation, and this one's place among them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Generation of the gang.
+    pub generation: u64,
+    /// The rank, 0-based.
+    pub rank: u32,
+    /// Ranks in the gang.
+    pub world_size: u32,
+    /// Last step that is durable; 0 when starting anew.
+    pub committed_step: u64,
+    /// How it comes about.
+    pub formation: Formation,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// How a group comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Formation {
+    /// All start from the same checkpoint, or from nothing.
+    Fresh,
+    /// Part of the last group was lost: what is under way in it is given up at once.
+    Survivors,
+    /// Others join: the last group is left after the step that is under way.
+    Planned,
+}
+
 /// From a rank to the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromRank {
     /// First message.
     Hello {
-        /// Which rank this connection belongs to.
-        rank: u32,
+        /// Which seat this connection belongs to.
+        seat: u64,
     },
+    /// All that is needed to join a group is there.
+    Ready,
     /// Rank 0 listens for its peers; only when world_size > 1.
     RendezvousReady {
+        /// Generation of the group.
+        generation: u64,
         /// host:port.
         address: String,
     },
-    /// The rank has met its peers and steps.
+    /// The rank has met its peers, has the same state as they, and steps.
     Running {
+        /// Generation of the group.
+        generation: u64,
         /// Steps of the whole job.
         total_steps: u64,
     },
+    /// The rank lost its peers; it keeps its state and waits for another group.
+    Waiting {
+        /// Generation of the group that failed.
+        generation: u64,
+        /// What it saw.
+        reason: String,
+    },
+    /// The first step of a group of survivors is done; rank 0 only.
+    Recovered(Recovered),
+    /// How far the rank is; a few times a second, whatever it does.
+    Progress(Progress),
     /// Measurements of a step; rank 0 only.
     Metrics(Metrics),
     /// A finished, fsynced checkpoint folder that the agent now owns; rank 0 only.
@@ -105,6 +148,56 @@ pub enum FromRank {
     },
     /// All is done; the rank exits.
     Done,
+}
+
+/// How a group of survivors came to its first step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// Generation of the group.
+    pub generation: u64,
+    /// Highest step that any rank had done.
+    pub step: u64,
+    /// Ranks that were brought to it.
+    pub healed: u32,
+    /// From the order of the group until all ranks had met, in milliseconds.
+    pub meet_ms: u64,
+    /// For agreeing on the step and healing, in milliseconds.
+    pub heal_ms: u64,
+    /// For the next step, in milliseconds.
+    pub step_ms: u64,
+}
+
+/// How far a rank is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Generation of the group it is in.
+    pub generation: u64,
+    /// Steps that are done.
+    pub step: u64,
+    /// Collective operations that it has entered in the group.
+    pub operations: u64,
+    /// What it does.
+    pub activity: Activity,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
+    /// Median wall time of its last steps, in milliseconds; 0 before the first.
+    pub step_ms: f64,
+    /// Median of its own work on a micro-batch in these steps, waits left out, in milliseconds; 0 before
+    /// the first.
+    pub work_ms: f64,
+}
+
+/// What a rank does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// Its part of a step.
+    #[default]
+    Working,
+    /// It is in a collective.
+    Waiting,
+    /// What it alone does: measuring, checkpoints, publishing.
+    Aside,
 }
 
 /// What a checkpoint folder holds.
@@ -273,7 +366,7 @@ mod tests {
     #[test]
     fn messages_survive_the_wire_in_order() {
         let sent = [
-            FromRank::Hello { rank: 3 },
+            FromRank::Hello { seat: 3 },
             FromRank::Metrics(metrics()),
             FromRank::Warning {
                 reason: "two\nlines".to_owned(),
@@ -312,9 +405,9 @@ mod tests {
     #[test]
     fn bad_lines_are_told_apart() {
         let cases: [(&[u8], &str); 3] = [
-            (b"{\"hello\":{\"rank\":0}}", "ended in the middle"),
+            (b"{\"hello\":{\"seat\":0}}", "ended in the middle"),
             (b"{}\n", "not a message"),
-            (b"{\"hello\":{\"rank\":-1}}\n", "not a message"),
+            (b"{\"hello\":{\"seat\":-1}}\n", "not a message"),
         ];
         for (mut line, expected) in cases {
             let error = read::<FromRank>(&mut line).unwrap_err().to_string();

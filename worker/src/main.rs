@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     start_logging();
     let result: anyhow::Result<()> = match cli.command {
         Command::Agent(args) => serve(args),
-        Command::Rank(args) => rank::run(&args.socket, args.rank).map_err(Into::into),
+        Command::Rank(args) => rank::run(&args.socket, args.seat).map_err(Into::into),
         Command::Eval(args) => eval::run(&args),
     };
     match result {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use espalier_job::Job;
 use espalier_proto::v1::{
-    RankReport, RendezvousReady, RunningGang, SessionResponse, Worker, session_response,
+    RankProgress, RankReport, RecoveryReport, RendezvousReady, RunningGang, SessionResponse,
+    Worker, session_response,
 };
 use espalier_store::StoreError;
 use tokio::sync::{mpsc, oneshot};
@@ -30,7 +31,9 @@ pub(super) enum Command {
     Closed(String, u64),
     Rendezvous(String, RendezvousReady, Reply<()>),
     Report(String, RankReport, Reply<()>),
+    Recovered(String, RecoveryReport, Reply<()>),
     Trained(JobId, u64, Reply<()>),
+    Progress(String, Vec<RankProgress>),
     Workers(Reply<Vec<Worker>>),
     Changed(JobId),
 }
@@ -176,10 +179,27 @@ impl Handle {
             .await
     }
 
+    /// The first step after a recovery is done.
+    pub(crate) async fn recovered(
+        &self,
+        worker: String,
+        report: RecoveryReport,
+    ) -> Result<(), Error> {
+        self.ask(|reply| Command::Recovered(worker, report, reply))
+            .await
+    }
+
     /// The last step of a job was measured.
     pub(crate) async fn trained(&self, job: JobId, generation: u64) -> Result<(), Error> {
         self.ask(|reply| Command::Trained(job, generation, reply))
             .await
+    }
+
+    /// What the ranks of a worker last said. Lost when the queue is full: the next heartbeat tells anew.
+    pub(crate) fn progress(&self, worker: &str, ranks: Vec<RankProgress>) {
+        if !ranks.is_empty() {
+            let _ = self.0.try_send(Command::Progress(worker.to_owned(), ranks));
+        }
     }
 
     /// The workers, sorted by id.

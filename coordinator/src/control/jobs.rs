@@ -14,6 +14,7 @@ use crate::codec::{Unreadable, decode, encode};
 use crate::error::Error;
 use crate::job::{Edit, JobId, Placed, RankPhase, Record, Snapshot, State, Trigger};
 use crate::keys;
+use crate::membership;
 
 /// Most bytes of a reason that came from outside.
 pub(crate) const MAX_REASON: usize = 4 << 10;
@@ -130,46 +131,63 @@ impl Control {
     }
 
     /// Keeps what a rank reported; what follows from it is decided by the membership. A report of a
-    /// generation that is over, or of another's rank, is dropped.
+    /// generation that is over, or of another's rank, is dropped; that a process has ended or is ready
+    /// counts whatever the generation.
     pub(super) async fn rank_report(
         &mut self,
         worker: &str,
         report: &RankReport,
     ) -> Result<(), Error> {
         let id = JobId::new(&report.job_id);
-        let Some(phase) = phase(report) else {
+        let Some(said) = said(report) else {
             warn!(job = %id, worker, "rank report without a state");
             return Ok(());
         };
         let kept = self
             .edit(&id, |edit| {
-                let own = edit
-                    .current(report.generation)
-                    .and_then(|gang| gang.member(worker))
-                    .is_some_and(|member| member.ranks().contains(&report.rank));
-                if own {
-                    if phase == RankPhase::Running && report.total_steps > 0 {
-                        edit.record.total_steps = report.total_steps;
-                    }
-                    edit.report(report.rank, phase.clone());
+                if let Some(heard) = hear_recruit(edit, worker, report.seat, &said) {
+                    return Ok(heard);
                 }
-                Ok(own)
+                let Said::Phase(phase) = &said else {
+                    return Ok(Heard::Stale);
+                };
+                let ended = matches!(phase, RankPhase::Failed { .. });
+                let rank = edit
+                    .gang()
+                    .filter(|_| ended || edit.current(report.generation).is_some())
+                    .and_then(|gang| gang.rank_of(worker, report.seat));
+                let Some(rank) = rank else {
+                    return Ok(Heard::Stale);
+                };
+                if *phase == RankPhase::Running && report.total_steps > 0 {
+                    edit.record.total_steps = report.total_steps;
+                }
+                edit.report(rank, phase.clone());
+                Ok(Heard::Kept)
             })
             .await;
-        match kept {
-            Ok(true) => {
+        let heard = match kept {
+            Err(Error::NoSuchJob(_)) => Heard::Stale,
+            other => other?,
+        };
+        match heard {
+            Heard::Stale => {
+                info!(job = %id, worker, generation = report.generation, "stale rank report");
+            }
+            Heard::Kept | Heard::RecruitFailed => {
+                let now = self.now();
                 if let Some(tracked) = self.jobs.get_mut(&id) {
                     tracked.absent.remove(worker);
+                    if matches!(heard, Heard::RecruitFailed) {
+                        tracked.recruits_failed += 1;
+                        let pause = membership::recruit_pause(tracked.recruits_failed);
+                        tracked.recruits_not_before = now.plus(pause);
+                    }
                 }
-                info!(job = %id, worker, rank = report.rank, state = ?report.state(), reason = report.reason, "rank report");
-                Ok(())
+                info!(job = %id, worker, rank = report.rank, seat = report.seat, state = ?report.state(), reason = report.reason, "rank report");
             }
-            Ok(false) | Err(Error::NoSuchJob(_)) => {
-                info!(job = %id, worker, generation = report.generation, "stale rank report");
-                Ok(())
-            }
-            Err(error) => Err(error),
         }
+        Ok(())
     }
 
     /// The last step was measured: what remains is to measure and publish the model.
@@ -223,11 +241,15 @@ impl Control {
 
     /// Tells the workers of a gang that it was ended.
     pub(super) fn tell_revoked(&self, id: &JobId, ended: Option<Placed>, reason: &str) {
-        let Some(Placed { gang, generation }) = ended else {
+        let Some(Placed {
+            workers,
+            generation,
+        }) = ended
+        else {
             return;
         };
-        for member in &gang.members {
-            self.send(&member.worker_id, revoke(id, generation, reason));
+        for worker in &workers {
+            self.send(worker, revoke(id, generation, reason));
         }
     }
 }
@@ -240,18 +262,59 @@ pub(super) fn revoke(id: &JobId, generation: u64, reason: &str) -> Message {
     })
 }
 
-fn phase(report: &RankReport) -> Option<RankPhase> {
-    match report.state() {
-        RankState::Unspecified => None,
-        RankState::Running => Some(RankPhase::Running),
-        RankState::Done => Some(RankPhase::Done),
-        RankState::Failed => Some(RankPhase::Failed {
+/// What a report of a rank says.
+enum Said {
+    /// A recruit can join.
+    Ready,
+    /// A rank of the gang stands so.
+    Phase(RankPhase),
+}
+
+/// What became of a report.
+enum Heard {
+    Kept,
+    RecruitFailed,
+    Stale,
+}
+
+fn said(report: &RankReport) -> Option<Said> {
+    let reason = || match report.reason.as_str() {
+        "" => "ended without a reason".to_owned(),
+        given => cut(given).to_owned(),
+    };
+    Some(Said::Phase(match report.state() {
+        RankState::Unspecified => return None,
+        RankState::Ready => return Some(Said::Ready),
+        RankState::Running => RankPhase::Running,
+        RankState::Done => RankPhase::Done,
+        RankState::Waiting => RankPhase::Waiting {
+            reason: reason(),
+            holds: false,
+        },
+        RankState::Failed => RankPhase::Failed {
             user_fault: report.fault() == FaultKind::User,
-            reason: match report.reason.as_str() {
-                "" => "ended without a reason".to_owned(),
-                given => cut(given).to_owned(),
-            },
-        }),
+            reason: reason(),
+        },
+    }))
+}
+
+/// Notes what a recruit says; none if the seat is no recruit's. A recruit that has ended is forgotten.
+fn hear_recruit(edit: &mut Edit, worker: &str, seat: u64, said: &Said) -> Option<Heard> {
+    let recruits = &mut edit.record.recruits;
+    let at = recruits
+        .iter()
+        .position(|recruit| recruit.seat == seat && recruit.worker_id == worker)?;
+    match said {
+        Said::Ready => {
+            recruits[at].ready = true;
+            Some(Heard::Kept)
+        }
+        Said::Phase(RankPhase::Failed { reason, .. }) => {
+            recruits.remove(at);
+            edit.warn(&format!("a recruit on worker {worker} was lost: {reason}"));
+            Some(Heard::RecruitFailed)
+        }
+        Said::Phase(_) => Some(Heard::Stale),
     }
 }
 

@@ -7,6 +7,8 @@ mod handle;
 mod intake;
 mod jobs;
 mod reconcile;
+mod recover;
+mod stragglers;
 mod tracked;
 mod workers;
 
@@ -150,8 +152,15 @@ impl Control {
             Command::Report(worker, report, reply) => {
                 reply.send(self.rank_report(&worker, &report).await)
             }
+            Command::Recovered(worker, report, reply) => {
+                reply.send(self.recovered(&worker, &report).await)
+            }
             Command::Trained(job, generation, reply) => {
                 reply.send(self.trained(&job, generation).await)
+            }
+            Command::Progress(worker, ranks) => {
+                self.progress(&worker, &ranks);
+                Ok(())
             }
             Command::Workers(reply) => reply.send(Ok(self.list_workers())),
             Command::Changed(job) => self.refresh(&job).await,

@@ -25,12 +25,15 @@ impl Control {
         let gangs: Vec<_> = self
             .jobs
             .values()
-            .filter_map(|tracked| tracked.gang_view())
+            .filter_map(|tracked| tracked.gang_view(now, wall(), self.limits.lease_ttl))
             .collect();
-        for gang in gangs {
+        for gang in &gangs {
             self.keep_leading().await?;
-            if let Some(decision) = membership::decide(now, &self.limits, &gang, &workers) {
+            if let Some(decision) = membership::decide(now, &self.limits, gang, &workers) {
                 settled(self.settle(&gang.job_id, decision).await)?;
+            } else if gang.state != State::Cancelling {
+                settled(self.recruit(now, gang, &workers).await)?;
+                settled(self.tell_slow(now, &gang.job_id).await)?;
             }
         }
         let mut queue: Vec<_> = self
@@ -61,7 +64,7 @@ impl Control {
     }
 
     async fn settle(&mut self, id: &JobId, decision: membership::Decision) -> Result<(), Error> {
-        use membership::Decision::{Fail, Restart, Run, Stop};
+        use membership::Decision::{Fail, Regroup, Restart, Run, Stop};
         match decision {
             Run(reason) => {
                 self.edit(id, |edit| Ok(edit.trigger(Trigger::Run, &reason)?))
@@ -74,6 +77,7 @@ impl Control {
                 })
                 .await
             }
+            Regroup(regroup) => self.regroup(id, regroup).await,
             Fail(reason) => self.end_gang(id, Trigger::GiveUp, &reason).await,
             Restart(reason) => self.end_gang(id, Trigger::Lose, &reason).await,
         }
@@ -110,19 +114,27 @@ impl Control {
             return Ok(());
         };
         let rank_count = tracked.job.record.demand.ranks_per_worker;
-        let members: Vec<Member> = workers
+        let chosen: Vec<(String, String)> = workers
             .iter()
             .filter_map(|worker| self.workers.get(worker))
-            .zip(0u32..)
-            .map(|(worker, index)| Member {
-                worker_id: worker.record.worker_id.clone(),
-                incarnation: worker.record.incarnation.clone(),
-                first_rank: index * rank_count,
-                rank_count,
+            .map(|worker| {
+                let record = &worker.record;
+                (record.worker_id.clone(), record.incarnation.clone())
             })
             .collect();
-        self.edit(id, |edit| Ok(edit.place(members.clone(), reason)?))
-            .await?;
+        self.edit(id, |edit| {
+            let members = chosen.iter().zip(0u32..);
+            let members = members
+                .map(|((worker_id, incarnation), index)| Member {
+                    worker_id: worker_id.clone(),
+                    incarnation: incarnation.clone(),
+                    first_rank: index * rank_count,
+                    seats: (0..rank_count).map(|_| edit.seat()).collect(),
+                })
+                .collect();
+            Ok(edit.place(members, reason)?)
+        })
+        .await?;
         if let Some(tracked) = self.jobs.get(id) {
             info!(job = %id, generation = tracked.job.generation(), reason, "gang placed");
             self.start(&tracked.job);
@@ -215,5 +227,6 @@ fn view(worker: &Worker) -> WorkerView {
     WorkerView {
         incarnation: worker.registered.then(|| worker.record.incarnation.clone()),
         heard: worker.heard(),
+        detached: (worker.registered && worker.link.is_none()).then_some(worker.detached),
     }
 }

@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Link;
 use crate::clock::Millis;
-use crate::job::{Gang, Snapshot, State};
+use crate::job::{Formation, Gang, RankPhase, Snapshot, State};
 use crate::membership::GangView;
 use crate::scheduler::Waiting;
+use crate::stalls::{self, Word};
 use crate::worker::WorkerRecord;
 
 /// A job that has not ended, and what this process alone knows of it.
@@ -16,6 +18,16 @@ pub(super) struct Tracked {
     pub(super) not_before: Millis,
     /// Workers of its gang that registered without its ranks, and when.
     pub(super) absent: BTreeMap<String, Millis>,
+    /// Since when ranks wait for another generation.
+    waiting: Option<Millis>,
+    /// What the ranks of its gang last said of themselves.
+    pub(super) words: BTreeMap<u32, Word>,
+    /// Ranks that are slow: since when, until that was told.
+    pub(super) slow: BTreeMap<u32, Option<Millis>>,
+    /// No recruits are started before.
+    pub(super) recruits_not_before: Millis,
+    /// Recruits that failed since one joined.
+    pub(super) recruits_failed: u32,
 }
 
 impl Tracked {
@@ -25,6 +37,11 @@ impl Tracked {
             placed: now,
             not_before: Millis(0),
             absent: BTreeMap::new(),
+            waiting: None,
+            words: BTreeMap::new(),
+            slow: BTreeMap::new(),
+            recruits_not_before: Millis(0),
+            recruits_failed: 0,
         }
     }
 
@@ -32,7 +49,13 @@ impl Tracked {
         if job.generation() != self.job.generation() {
             self.placed = now;
             self.absent.clear();
+            self.waiting = None;
+            self.words.clear();
+            self.slow.clear();
         }
+        let mut phases = job.record.ranks.values();
+        let waits = phases.any(|phase| matches!(phase, RankPhase::Waiting { .. }));
+        self.waiting = waits.then(|| self.waiting.unwrap_or(now));
         self.job = job;
     }
 
@@ -45,12 +68,15 @@ impl Tracked {
     }
 
     /// For the membership, when the job has a gang or is being cancelled.
-    pub(super) fn gang_view(&self) -> Option<GangView> {
+    pub(super) fn gang_view(&self, now: Millis, wall: u64, fresh: Duration) -> Option<GangView> {
         let state = self.state();
         let gang = match self.gang() {
             Some(gang) => gang.clone(),
             None if state == State::Cancelling => Gang {
                 members: Vec::new(),
+                formation: Formation::Fresh,
+                since: 0,
+                reason: String::new(),
             },
             None => return None,
         };
@@ -61,13 +87,19 @@ impl Tracked {
             ranks: self.job.record.ranks.clone(),
             placed: self.placed,
             absent: self.absent.clone(),
+            waiting: self.waiting,
+            stalled: stalls::stalled(now, fresh, &self.words),
+            recruits: self.job.record.recruits.clone(),
+            min_workers: self.job.record.demand.min_workers,
             infrastructure_restarts: self.job.record.infrastructure_restarts,
+            recent_recoveries: self.job.record.recent(wall).count() as u32,
         })
     }
 
     /// For the scheduler, when the job waits for a gang.
     pub(super) fn waiting(&self) -> Option<Waiting> {
-        if !matches!(self.state(), State::Queued | State::Recovering) {
+        // While a job recovers, its survivors may hold its place.
+        if !matches!(self.state(), State::Queued | State::Recovering) || self.gang().is_some() {
             return None;
         }
         let demand = &self.job.record.demand;
@@ -93,6 +125,8 @@ pub(super) struct Worker {
     pub(super) link: Option<Link>,
     /// When it was last heard on a session that has ended.
     pub(super) heard_before: Millis,
+    /// When its last session with this process ended.
+    pub(super) detached: Millis,
 }
 
 impl Worker {

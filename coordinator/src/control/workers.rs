@@ -8,11 +8,11 @@ use tracing::info;
 use super::Control;
 use super::handle::Registration;
 use super::jobs::revoke;
-use super::tracked::Worker;
+use super::tracked::{Tracked, Worker};
 use crate::clock::{Millis, timestamp, wall};
 use crate::codec::{decode, encode};
 use crate::error::Error;
-use crate::job::{JobId, Member, Snapshot, State};
+use crate::job::{Gang, JobId, Member, Snapshot, State};
 use crate::keys;
 use crate::scheduler::Candidate;
 use crate::worker::{WorkerRecord, device_wire};
@@ -33,6 +33,7 @@ impl Control {
             session: 0,
             link: None,
             heard_before: self.now(),
+            detached: self.now(),
         };
         self.workers.insert(worker.record.worker_id.clone(), worker);
         Ok(())
@@ -71,6 +72,7 @@ impl Control {
             session: self.sessions,
             link: Some(link),
             heard_before: self.now(),
+            detached: self.now(),
         };
         if let Some(Worker {
             link: Some(old), ..
@@ -82,29 +84,30 @@ impl Control {
             .into_iter()
             .map(|gang| (JobId::new(gang.job_id), gang.generation))
             .collect();
-        self.revoke_stale(&id, &running);
+        self.revoke_stale(&id, &incarnation, &running);
         self.tell_missed(&id, &incarnation, &running);
         Ok(self.sessions)
     }
 
-    fn revoke_stale(&self, worker: &str, running: &[(JobId, u64)]) {
+    /// Ends what runs of jobs that have no place for this process of the worker any more.
+    fn revoke_stale(&self, worker: &str, incarnation: &str, running: &[(JobId, u64)]) {
         for (job, generation) in running {
-            let current = self.jobs.get(job).and_then(|t| t.job.current(*generation));
-            if current.and_then(|gang| gang.member(worker)).is_none() {
-                self.send(
-                    worker,
-                    revoke(
-                        job,
-                        *generation,
-                        "the gang was ended while the worker was away",
-                    ),
-                );
+            let tracked = self.jobs.get(job);
+            let member = tracked
+                .and_then(|t| t.gang())
+                .and_then(|gang| gang.member(worker))
+                .is_some_and(|member| member.incarnation == incarnation);
+            if !member && self.recruits_on(job, worker, incarnation).is_none() {
+                // A later one may be known by now, whose survivors are elsewhere.
+                let last = tracked.map_or(0, |t| t.job.generation()).max(*generation);
+                let reason = "the gang was ended while the worker was away";
+                self.send(worker, revoke(job, last, reason));
             }
         }
     }
 
-    /// Gangs that this very process of the worker is to run: the start and the rendezvous may have
-    /// been lost with an earlier session, or ranks with it.
+    /// Gangs that this very process of the worker is to run: the start, a later generation and the
+    /// rendezvous may have been lost with an earlier session, or ranks with it.
     fn tell_missed(&mut self, worker: &str, incarnation: &str, running: &[(JobId, u64)]) {
         let now = self.now();
         let mut missed = Vec::new();
@@ -118,18 +121,19 @@ impl Control {
             let joined = member
                 .ranks()
                 .any(|rank| tracked.job.record.ranks.contains_key(&rank));
-            if running.contains(&(id.clone(), revision.0)) {
-                tracked.absent.remove(worker);
-            } else if joined || tracked.job.record.state != State::Placing {
-                tracked.absent.entry(worker.to_owned()).or_insert(now);
-                continue;
-            } else {
-                missed.push(start_gang(
-                    &tracked.job,
-                    gang.world_size(),
-                    revision.0,
-                    member,
-                ));
+            let crew = running.iter().find(|(job, _)| job == id);
+            let begins = tracked.job.record.state == State::Placing && !joined;
+            match crew {
+                Some((_, generation)) if *generation == revision.0 => {
+                    tracked.absent.remove(worker);
+                }
+                // It has yet to hear of this generation.
+                Some(_) => missed.push(start_gang(&tracked.job, gang, revision.0, member)),
+                None if begins => missed.push(start_gang(&tracked.job, gang, revision.0, member)),
+                None => {
+                    tracked.absent.entry(worker.to_owned()).or_insert(now);
+                    continue;
+                }
             }
             if let (Some(address), false) = (&tracked.job.record.rendezvous, joined) {
                 missed.push(Message::Rendezvous(Rendezvous {
@@ -139,6 +143,11 @@ impl Control {
                 }));
             }
         }
+        let recruits = self
+            .jobs
+            .keys()
+            .filter_map(|id| self.recruits_on(id, worker, incarnation));
+        missed.extend(recruits);
         for message in missed {
             self.send(worker, message);
         }
@@ -146,18 +155,20 @@ impl Control {
 
     /// A session has ended. The lease goes on.
     pub(super) fn closed(&mut self, id: &str, session: u64) {
+        let now = self.now();
         if let Some(worker) = self.workers.get_mut(id).filter(|w| w.session == session) {
             worker.heard_before = worker.heard();
             worker.link = None;
+            worker.detached = now;
             info!(worker = id, "session ended");
         }
     }
 
-    /// Starts the ranks of a new gang on each of its workers.
+    /// Tells each worker of a new generation what it is to run.
     pub(super) fn start(&self, job: &Snapshot) {
         if let Some((gang, revision)) = &job.gang {
             for member in &gang.members {
-                let message = start_gang(job, gang.world_size(), revision.0, member);
+                let message = start_gang(job, gang, revision.0, member);
                 self.send(&member.worker_id, message);
             }
         }
@@ -238,9 +249,13 @@ impl Control {
     }
 
     fn used(&self, worker: &str) -> u32 {
-        self.memberships(worker)
-            .map(|(_, member)| member.rank_count)
-            .sum()
+        let of_job = |tracked: &Tracked| {
+            let recruits = tracked.job.record.recruits.iter();
+            let recruits = recruits.filter(|r| r.worker_id == worker).count();
+            let member = tracked.gang().and_then(|gang| gang.member(worker));
+            (recruits + member.map_or(0, |member| member.seats.len())) as u32
+        };
+        self.jobs.values().map(of_job).sum()
     }
 
     fn memberships(&self, worker: &str) -> impl Iterator<Item = (&JobId, &Member)> {
@@ -250,15 +265,18 @@ impl Control {
     }
 }
 
-fn start_gang(job: &Snapshot, world_size: u32, generation: u64, member: &Member) -> Message {
+fn start_gang(job: &Snapshot, gang: &Gang, generation: u64, member: &Member) -> Message {
     Message::StartGang(StartGang {
         job_id: job.record.job_id.to_string(),
         generation,
-        world_size,
+        world_size: gang.world_size(),
         first_rank: member.first_rank,
-        rank_count: member.rank_count,
+        rank_count: member.seats.len() as u32,
         spec_toml: job.record.spec_toml.clone(),
         resume_digest: job.record.checkpoint_digest.clone(),
         committed_step: job.record.committed_step,
+        seats: member.seats.iter().map(|seat| seat.id).collect(),
+        formation: gang.formation.wire().into(),
+        reason: gang.reason.clone(),
     })
 }

@@ -1,8 +1,10 @@
 use espalier_proto::v1::watch_job_response::Entry as FeedEntry;
-use espalier_proto::v1::{JobEvent, JobEventKind};
+use espalier_proto::v1::{self, JobEvent, JobEventKind};
 use espalier_store::{Compare, Op, Revision, Store, Txn};
 
-use super::{Gang, IllegalTransition, Member, RankPhase, Record, Snapshot, Trigger};
+use super::{
+    Formation, Gang, IllegalTransition, Member, RankPhase, Record, Seat, Snapshot, Trigger,
+};
 use crate::codec::encode;
 use crate::error::Error;
 use crate::{feed, keys};
@@ -26,8 +28,8 @@ enum GangEdit {
 /// A gang that an edit ended: whom to tell.
 #[derive(Clone, Debug)]
 pub(crate) struct Placed {
-    /// The gang.
-    pub(crate) gang: Gang,
+    /// Its workers, and those of its recruits.
+    pub(crate) workers: Vec<String>,
     /// Its generation.
     pub(crate) generation: u64,
 }
@@ -52,6 +54,11 @@ impl Edit {
     /// The gang as read, if this is its generation.
     pub(crate) fn current(&self, generation: u64) -> Option<&Gang> {
         self.before.current(generation)
+    }
+
+    /// The gang as read.
+    pub(crate) fn gang(&self) -> Option<&Gang> {
+        self.before.gang.as_ref().map(|(gang, _)| gang)
     }
 
     /// A new job.
@@ -83,20 +90,81 @@ impl Edit {
         Ok(())
     }
 
-    /// Gives the job a gang. The transaction's revision becomes the generation.
+    /// Gives the job a gang of processes that are to be started. The transaction's revision becomes the
+    /// generation.
     pub(crate) fn place(
         &mut self,
         members: Vec<Member>,
         reason: &str,
     ) -> Result<(), IllegalTransition> {
         self.trigger(Trigger::Place, reason)?;
-        let gang = Gang { members };
+        self.record.recruits.clear();
+        self.record.recovery = None;
+        self.put(
+            Gang {
+                members,
+                formation: Formation::Fresh,
+                since: 0,
+                reason: reason.to_owned(),
+            },
+            reason,
+        );
+        Ok(())
+    }
+
+    /// A seat for a process that is to be started.
+    pub(crate) fn seat(&mut self) -> Seat {
+        self.record.seats += 1;
+        Seat {
+            id: self.record.seats,
+            holds: false,
+        }
+    }
+
+    /// Puts a gang of processes that run in the place of the present one, which is over from here on. Its
+    /// recruits among them are recruits no more.
+    pub(crate) fn regroup(&mut self, mut gang: Gang, reason: &str) {
+        if let Some((before, revision)) = &self.before.gang {
+            gang.since = if before.since == 0 {
+                revision.0
+            } else {
+                before.since
+            };
+        }
+        reason.clone_into(&mut gang.reason);
+        let joins = |seat: u64| gang.ranks().any(|(.., known)| known.id == seat);
+        self.record.recruits.retain(|recruit| !joins(recruit.seat));
+        self.put(gang, reason);
+    }
+
+    fn put(&mut self, gang: Gang, reason: &str) {
         self.record.ranks.clear();
         self.record.rendezvous = None;
         let worker_ids = gang.worker_ids();
         self.gang = GangEdit::Put(gang);
         self.event(JobEventKind::Placed, reason).worker_ids = worker_ids;
-        Ok(())
+    }
+
+    /// Tells that part of the gang was lost.
+    pub(crate) fn lost(&mut self, cause: &str) {
+        self.event(JobEventKind::Revoked, cause);
+    }
+
+    /// Tells what people should know.
+    pub(crate) fn warn(&mut self, reason: &str) {
+        self.event(JobEventKind::Warning, reason);
+    }
+
+    /// Tells how a recovery went.
+    pub(crate) fn recovered(&mut self, recovery: v1::Recovery, reason: &str) {
+        reason.clone_into(&mut self.record.last_recovery);
+        self.record.recovery = None;
+        self.event(JobEventKind::Recovered, reason).recovery = Some(recovery);
+    }
+
+    /// The wall time of the change, milliseconds since 1970.
+    pub(crate) fn wall(&self) -> u64 {
+        self.wall
     }
 
     /// Takes the gang away, so that nothing of its generation is accepted any more. Say it before the
@@ -110,19 +178,23 @@ impl Edit {
     /// Takes the gang away without an event: its work is done.
     pub(crate) fn release(&mut self) -> Option<Placed> {
         let (gang, revision) = self.before.gang.clone()?;
+        let ended = self.before.placed();
         self.record.last_generation = revision.0;
         self.record.last_workers = gang.worker_ids();
         self.record.ranks.clear();
         self.record.rendezvous = None;
+        self.record.recruits.clear();
+        self.record.recovery = None;
         self.gang = GangEdit::Delete;
-        Some(Placed {
-            gang,
-            generation: revision.0,
-        })
+        ended
     }
 
     /// Notes what a rank reported. A failure is kept: what follows it is only its echo.
-    pub(crate) fn report(&mut self, rank: u32, phase: RankPhase) {
+    pub(crate) fn report(&mut self, rank: u32, mut phase: RankPhase) {
+        let ran = matches!(self.record.ranks.get(&rank), Some(RankPhase::Running));
+        if let RankPhase::Waiting { holds, .. } = &mut phase {
+            *holds = ran;
+        }
         if !matches!(self.record.ranks.get(&rank), Some(RankPhase::Failed { .. })) {
             self.record.ranks.insert(rank, phase);
         }

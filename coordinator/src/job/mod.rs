@@ -7,6 +7,8 @@ mod snapshot;
 pub mod states;
 
 pub(crate) use edit::{Edit, Placed};
-pub use record::{Demand, Gang, JobId, Member, RankPhase, Record};
+pub use record::{
+    Demand, Formation, Gang, JobId, Member, RankPhase, Record, Recovery, Recruit, Seat,
+};
 pub(crate) use snapshot::Snapshot;
 pub use states::{IllegalTransition, State, Trigger};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use crate::clock::timestamp;
+use crate::membership::RECENT;
 
 /// Identity of a job: `j` and a number of eight or more digits, in the order of submits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -79,6 +80,54 @@ pub struct Record {
     pub ranks: BTreeMap<u32, RankPhase>,
     /// Where the ranks of the current gang meet, once rank 0 has told it.
     pub rendezvous: Option<String>,
+    /// Seats given so far: a seat is a process of the job.
+    #[serde(default)]
+    pub seats: u64,
+    /// Processes that prepare to join the gang.
+    #[serde(default)]
+    pub recruits: Vec<Recruit>,
+    /// Recoveries in memory so far.
+    #[serde(default)]
+    pub recoveries: u32,
+    /// When those that still count against the budget began, milliseconds since 1970.
+    #[serde(default)]
+    pub recent_recoveries: Vec<u64>,
+    /// The recovery that is under way.
+    #[serde(default)]
+    pub recovery: Option<Recovery>,
+    /// The last one that was completed, in words; empty before.
+    #[serde(default)]
+    pub last_recovery: String,
+}
+
+/// A recovery in memory that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recovery {
+    /// What was lost.
+    pub cause: String,
+    /// When that was seen, milliseconds since 1970.
+    pub detected: u64,
+    /// When the last new generation was committed, milliseconds since 1970; none while the survivors wait.
+    pub regrouped: Option<u64>,
+    /// Ranks that go on.
+    pub survivors: u32,
+    /// Ranks that join them at once.
+    pub recruits: u32,
+}
+
+/// A process that prepares to join a gang.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recruit {
+    /// Its seat.
+    pub seat: u64,
+    /// The worker.
+    pub worker_id: String,
+    /// The worker's process.
+    pub incarnation: String,
+    /// It can join.
+    pub ready: bool,
 }
 
 /// What of a job file the coordinator acts on.
@@ -116,6 +165,13 @@ impl Demand {
 pub enum RankPhase {
     /// It has met its peers.
     Running,
+    /// It lost its peers, and waits with its state for a new generation.
+    Waiting {
+        /// What it saw.
+        reason: String,
+        /// It had the state of its peers when it lost them.
+        holds: bool,
+    },
     /// All its work is done.
     Done,
     /// It ended before its work was done.
@@ -135,6 +191,39 @@ pub enum RankPhase {
 pub struct Gang {
     /// In the order of their ranks.
     pub members: Vec<Member>,
+    /// How it came about.
+    pub formation: Formation,
+    /// Generation of the processes that it goes back to: what they measured since is the job's. 0 stands
+    /// for its own.
+    pub since: u64,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// How a generation comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Formation {
+    /// Processes are started, and begin with the checkpoint.
+    Fresh,
+    /// Part of the gang before was lost.
+    Survivors,
+    /// Recruits joined.
+    Planned,
+    /// Part of the gang before was lost, and the survivors are too few: they wait.
+    Held,
+}
+
+impl Formation {
+    /// On the wire.
+    pub fn wire(self) -> v1::Formation {
+        match self {
+            Self::Fresh => v1::Formation::Fresh,
+            Self::Survivors => v1::Formation::Survivors,
+            Self::Planned => v1::Formation::Planned,
+            Self::Held => v1::Formation::Held,
+        }
+    }
 }
 
 /// A worker's part in a gang.
@@ -147,8 +236,18 @@ pub struct Member {
     pub incarnation: String,
     /// Its first rank.
     pub first_rank: u32,
-    /// Its number of ranks.
-    pub rank_count: u32,
+    /// Its processes, in the order of their ranks.
+    pub seats: Vec<Seat>,
+}
+
+/// A process of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seat {
+    /// Its number in the job.
+    pub id: u64,
+    /// It had a state of the job in memory when the generation began.
+    pub holds: bool,
 }
 
 impl Record {
@@ -172,14 +271,29 @@ impl Record {
             infrastructure_restarts: 0,
             ranks: BTreeMap::new(),
             rendezvous: None,
+            seats: 0,
+            recruits: Vec::new(),
+            recoveries: 0,
+            recent_recoveries: Vec::new(),
+            recovery: None,
+            last_recovery: String::new(),
         }
+    }
+}
+
+impl Record {
+    /// Recoveries that count against the budget at a wall time.
+    pub fn recent(&self, wall: u64) -> impl Iterator<Item = u64> {
+        let since = wall.saturating_sub(RECENT.as_millis() as u64);
+        let times = self.recent_recoveries.iter().copied();
+        times.filter(move |at| *at > since)
     }
 }
 
 impl Gang {
     /// Number of ranks.
     pub fn world_size(&self) -> u32 {
-        self.members.iter().map(|m| m.rank_count).sum()
+        self.members.iter().map(|m| m.seats.len() as u32).sum()
     }
 
     /// Workers in the order of their ranks.
@@ -191,12 +305,29 @@ impl Gang {
     pub fn member(&self, worker_id: &str) -> Option<&Member> {
         self.members.iter().find(|m| m.worker_id == worker_id)
     }
+
+    /// Every rank with its worker and its seat.
+    pub fn ranks(&self) -> impl Iterator<Item = (u32, &Member, Seat)> {
+        self.members.iter().flat_map(|member| {
+            member
+                .ranks()
+                .zip(&member.seats)
+                .map(move |(r, s)| (r, member, *s))
+        })
+    }
+
+    /// The rank of a seat on a worker.
+    pub fn rank_of(&self, worker_id: &str, seat: u64) -> Option<u32> {
+        self.ranks()
+            .find(|(_, member, known)| member.worker_id == worker_id && known.id == seat)
+            .map(|(rank, ..)| rank)
+    }
 }
 
 impl Member {
     /// Its ranks.
     pub fn ranks(&self) -> std::ops::Range<u32> {
-        self.first_rank..self.first_rank + self.rank_count
+        self.first_rank..self.first_rank + self.seats.len() as u32
     }
 }
 
@@ -221,5 +352,7 @@ pub(crate) fn wire(record: &Record, gang: Option<&Gang>, generation: u64) -> v1:
             .filter(|(_, spent)| *spent > 0)
             .map(|(cause, spent)| (cause.to_owned(), spent))
             .collect(),
+        recoveries: record.recoveries,
+        last_recovery: record.last_recovery.clone(),
     }
 }

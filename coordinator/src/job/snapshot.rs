@@ -59,11 +59,27 @@ impl Snapshot {
             .map(|(gang, _)| gang)
     }
 
+    /// Whether a generation is the current one, or one before it whose survivors it consists of.
+    pub(crate) fn continues(&self, generation: u64) -> bool {
+        self.gang.as_ref().is_some_and(|(gang, revision)| {
+            let since = if gang.since == 0 {
+                revision.0
+            } else {
+                gang.since
+            };
+            (since..=revision.0).contains(&generation)
+        })
+    }
+
     /// The current gang, to be told of its end.
     pub(crate) fn placed(&self) -> Option<Placed> {
         let (gang, revision) = self.gang.as_ref()?;
+        let recruits = self.record.recruits.iter().map(|r| r.worker_id.clone());
+        let mut workers: Vec<String> = gang.worker_ids().into_iter().chain(recruits).collect();
+        workers.sort();
+        workers.dedup();
         Some(Placed {
-            gang: gang.clone(),
+            workers,
             generation: revision.0,
         })
     }

@@ -15,7 +15,8 @@ pub enum State {
     Placing,
     /// Ranks train.
     Running,
-    /// The gang was lost; the job waits to go on from its last checkpoint.
+    /// Part of the gang was lost: its survivors regroup or wait for others; without survivors the job
+    /// waits to go on from its last checkpoint.
     Recovering,
     /// All steps are done; the model is being measured and published.
     Publishing,
@@ -38,7 +39,9 @@ pub enum Trigger {
     Run,
     /// The last step was measured.
     Trained,
-    /// Part of the gang was lost and the budget of restarts allows another.
+    /// Part of the gang was lost; the survivors keep what they have in memory.
+    Regroup,
+    /// The gang was lost for good and the budget of restarts allows another.
     Lose,
     /// The publish of the model was committed.
     Publish,
@@ -53,22 +56,28 @@ pub enum Trigger {
 use State::{
     Cancelled, Cancelling, Failed, Placing, Publishing, Queued, Recovering, Running, Succeeded,
 };
-use Trigger::{Cancel, GiveUp, Lose, Place, Publish, Run, Stop, Trained};
+use Trigger::{Cancel, GiveUp, Lose, Place, Publish, Regroup, Run, Stop, Trained};
 
 /// Every allowed transition. A pair that is not here cannot happen.
 pub const TABLE: &[(State, Trigger, State)] = &[
     (Queued, Place, Placing),
     (Queued, Cancel, Cancelling),
     (Placing, Run, Running),
+    (Placing, Regroup, Recovering),
     (Placing, Lose, Recovering),
     (Placing, Cancel, Cancelling),
     (Placing, GiveUp, Failed),
     (Running, Trained, Publishing),
+    (Running, Regroup, Recovering),
     (Running, Lose, Recovering),
     (Running, Cancel, Cancelling),
     (Running, GiveUp, Failed),
+    (Recovering, Run, Running),
+    (Recovering, Regroup, Recovering),
+    (Recovering, Lose, Recovering),
     (Recovering, Place, Placing),
     (Recovering, Cancel, Cancelling),
+    (Recovering, GiveUp, Failed),
     (Publishing, Publish, Succeeded),
     (Publishing, Lose, Recovering),
     (Publishing, Cancel, Cancelling),
@@ -109,9 +118,9 @@ impl State {
         matches!(self, Succeeded | Failed | Cancelled)
     }
 
-    /// A gang holds workers for the job.
+    /// A gang may hold workers for the job; while it recovers, only if there are survivors.
     pub fn has_gang(self) -> bool {
-        matches!(self, Placing | Running | Publishing)
+        matches!(self, Placing | Running | Recovering | Publishing)
     }
 
     /// The state on the wire.
@@ -134,7 +143,10 @@ impl State {
             Queued => "accepted; waits for workers",
             Placing => "workers are chosen and start their ranks",
             Running => "ranks train",
-            Recovering => "the gang was lost; the job waits to go on from its last checkpoint",
+            Recovering => {
+                "part of the gang was lost: its survivors regroup or wait for others; without survivors the \
+                 job waits to go on from its last checkpoint"
+            }
             Publishing => "all steps are done; the model is being measured and published",
             Cancelling => "cancel was asked for; ranks are being stopped",
             Succeeded => "the model is in the registry; terminal",
@@ -146,14 +158,17 @@ impl State {
 
 impl Trigger {
     /// Every trigger.
-    pub const ALL: [Self; 8] = [Place, Run, Trained, Lose, Publish, Cancel, Stop, GiveUp];
+    pub const ALL: [Self; 9] = [
+        Place, Run, Trained, Regroup, Lose, Publish, Cancel, Stop, GiveUp,
+    ];
 
     fn meaning(self) -> &'static str {
         match self {
             Place => "the scheduler chose a gang",
             Run => "every rank has met its peers, or a checkpoint of theirs has arrived",
             Trained => "the last step was measured",
-            Lose => "part of the gang was lost and the budget of restarts allows another",
+            Regroup => "part of the gang was lost; the survivors keep what they have in memory",
+            Lose => "the gang was lost for good and the budget of restarts allows another",
             Publish => "the publish of the model was committed",
             Cancel => "a user asked to stop",
             Stop => "the gang was told to stop",
@@ -184,6 +199,7 @@ impl fmt::Display for Trigger {
             Place => "place",
             Run => "run",
             Trained => "trained",
+            Regroup => "regroup",
             Lose => "lose",
             Publish => "publish",
             Cancel => "cancel",
@@ -277,7 +293,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_walk_stays_in_the_table_and_ends_only_in_terminal_states(
-            picks in proptest::collection::vec(0usize..8, 0..60)
+            picks in proptest::collection::vec(0usize..9, 0..60)
         ) {
             let mut state = Queued;
             for pick in picks {

@@ -26,6 +26,8 @@ impl Bench {
             lease_ttl: std::time::Duration::from_secs(5),
             start: std::time::Duration::from_secs(5),
             infrastructure_restarts: 1,
+            recoveries: 1,
+            hold: std::time::Duration::from_secs(5),
         };
         let (_, control) = Control::load(leader.clone(), Clock::start(), limits)
             .await
@@ -62,7 +64,7 @@ impl Bench {
             worker_id: "w".to_owned(),
             incarnation: "i".to_owned(),
             first_rank: 0,
-            rank_count: 1,
+            seats: vec![edit.seat()],
         };
         edit.place(vec![member], "test").unwrap();
         self.write(edit).await;
@@ -139,6 +141,12 @@ fn record(id: JobId) -> Record {
         infrastructure_restarts: 0,
         ranks: Default::default(),
         rendezvous: None,
+        seats: 0,
+        recruits: Vec::new(),
+        recoveries: 0,
+        recent_recoveries: Vec::new(),
+        recovery: None,
+        last_recovery: String::new(),
     }
 }
 

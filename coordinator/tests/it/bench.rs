@@ -7,9 +7,9 @@ use espalier_proto::v1::session_request::Message;
 use espalier_proto::v1::watch_job_response::Entry;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
 use espalier_proto::v1::{
-    DeviceKind, GetJobRequest, Heartbeat, Job, JobEvent, JobState, RankReport, RankState, Register,
-    RunningGang, SessionRequest, SessionResponse, StartGang, StepCommit, SubmitJobRequest,
-    WatchJobRequest, session_response,
+    DeviceKind, GetJobRequest, Heartbeat, Job, JobEvent, JobState, RankReport, RankState, Recruit,
+    Register, RunningGang, SessionRequest, SessionResponse, StartGang, StepCommit,
+    SubmitJobRequest, WatchJobRequest, session_response,
 };
 use espalier_registry::{Alias, Client, ClientError, Expected, Kind, PublishRequest};
 use tempfile::TempDir;
@@ -271,7 +271,7 @@ impl Worker {
         let sender = self.sender.clone();
         async move {
             let heartbeat = SessionRequest {
-                message: Some(Message::Heartbeat(Heartbeat {})),
+                message: Some(Message::Heartbeat(Heartbeat::default())),
             };
             while sender.send(heartbeat.clone()).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -303,6 +303,37 @@ impl Worker {
                 other => panic!("expected a start, got {other:?}"),
             }
         }
+    }
+
+    /// The next order for recruits, over acknowledgements.
+    pub(crate) async fn recruited(&mut self) -> Recruit {
+        loop {
+            match self.next().await {
+                session_response::Message::Recruit(recruit) => return recruit,
+                session_response::Message::Ack(_) => {}
+                other => panic!("expected recruits, got {other:?}"),
+            }
+        }
+    }
+
+    /// Reports of a seat of a gang.
+    pub(crate) async fn report_seat(
+        &mut self,
+        job_id: &str,
+        generation: u64,
+        seat: u64,
+        state: RankState,
+    ) {
+        let report = RankReport {
+            sequence: self.number(),
+            job_id: job_id.to_owned(),
+            generation,
+            seat,
+            state: state.into(),
+            total_steps: 20,
+            ..RankReport::default()
+        };
+        self.say(Message::RankReport(report)).await;
     }
 
     /// Generation of the next revoke, over acknowledgements.
@@ -350,6 +381,7 @@ impl Worker {
             job_id: start.job_id.clone(),
             generation: start.generation,
             rank: start.first_rank,
+            seat: start.seats[0],
             total_steps: 20,
             ..RankReport::default()
         };

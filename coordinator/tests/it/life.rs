@@ -147,7 +147,10 @@ async fn a_failed_rank_restarts_the_gang_from_its_checkpoint() {
         .await;
     let (generation, reason) = worker.revoked().await;
     assert_eq!(generation, start.generation);
-    assert_eq!(reason, "rank 0: killed by signal 9; restart 1 of 20");
+    assert_eq!(
+        reason,
+        "rank 0 of worker a lost (killed by signal 9); restart 1 of 20"
+    );
     let again = worker.started().await;
     assert!(again.generation > start.generation);
     assert_eq!((again.resume_digest, again.committed_step), (digest, 7));

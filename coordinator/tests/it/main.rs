@@ -7,6 +7,7 @@ mod bench;
 mod jobs;
 mod kill;
 mod life;
+mod recover;
 mod restart;
 mod serving;
 mod sessions;

@@ -10,7 +10,7 @@ use crate::bench::{Bench, Worker, spec};
 #[tokio::test]
 async fn the_first_message_must_be_a_registration() {
     let bench = Bench::start().await;
-    let mut worker = Worker::say_first(&bench, "a", Message::Heartbeat(Heartbeat {})).await;
+    let mut worker = Worker::say_first(&bench, "a", Message::Heartbeat(Heartbeat::default())).await;
     let refused = worker.message().await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(
@@ -78,7 +78,7 @@ async fn stale_and_foreign_reports_change_nothing() {
     member
         .report_with(&start, |report| {
             report.set_state(RankState::Failed);
-            report.rank = 5;
+            report.seat = 5;
         })
         .await;
     member

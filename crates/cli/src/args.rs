@@ -1,9 +1,15 @@
 //! The command line.
 
+mod checkpoint;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+pub use checkpoint::{
+    AliasCommand, CheckpointCommand, LabelArgs, ListArgs, PushArgs, RegistryCommand, RetentionArgs,
+};
 
 /// Train vision transformers that are pruned once and gated per input.
 #[derive(Debug, Parser)]
@@ -58,6 +64,9 @@ pub enum Command {
     /// Look at checkpoints and fetch them.
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
+    /// Look after the registry: what it holds, what it keeps, what is damaged.
+    #[command(subcommand)]
+    Registry(RegistryCommand),
     /// Evaluate a checkpoint on its validation data, on this machine.
     Eval(EvalArgs),
     /// Look at the workers.
@@ -74,7 +83,7 @@ pub enum Command {
 /// Arguments of `up`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
-    /// Folder of all state: the store, the registry's blobs, the workers' scratch space.
+    /// Folder of all state: the store, the registry's chunks, the workers' scratch space.
     #[arg(long, default_value = ".espalier")]
     pub dir: PathBuf,
     /// Address to listen on.
@@ -161,41 +170,6 @@ pub struct SubmitArgs {
     pub request_id: Option<String>,
 }
 
-/// `espalier checkpoint ...`
-#[derive(Debug, Subcommand)]
-pub enum CheckpointCommand {
-    /// List checkpoints, newest first.
-    List {
-        /// Only this name.
-        name: Option<String>,
-        /// Also the checkpoints from which jobs go on.
-        #[arg(long)]
-        training: bool,
-        /// At most this many.
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
-        limit: u32,
-    },
-    /// Show a checkpoint: its files, where it comes from and its report card.
-    Describe {
-        /// `name:alias`, `name@sha256:...` or `sha256:...`.
-        reference: String,
-    },
-    /// Fetch a checkpoint into a folder, verified; a transfer that was cut off goes on.
-    Pull {
-        /// `name:alias`, `name@sha256:...` or `sha256:...`.
-        reference: String,
-        /// The folder; made by this command.
-        dir: PathBuf,
-    },
-    /// Write a pulled checkpoint in another format, on this machine.
-    Export(ExportArgs),
-    /// Every move of an alias, newest first.
-    History {
-        /// `name:alias`.
-        reference: String,
-    },
-}
-
 /// Arguments of `checkpoint export`.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("format").required(true)))]
@@ -233,12 +207,31 @@ pub struct EvalArgs {
     /// Validation data, if it is not where it was in training.
     #[arg(long)]
     pub data: Option<PathBuf>,
+    /// Layout of the validation data, if it is not as in training.
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
     /// How gates decide: every sample alone, or each batch together.
     #[arg(long, value_enum, default_value_t = GateMode::PerSample)]
     pub mode: GateMode,
     /// Inference batch.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub batch: u32,
+}
+
+/// Layout of data files, as in the job file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// The IDX files of MNIST and Fashion-MNIST.
+    Idx,
+    /// The binary version of CIFAR-10 or CIFAR-100.
+    Cifar,
+    /// JPEG or PNG files in one folder per class.
+    ImageFolder,
+    /// WebDataset shards.
+    #[value(name = "webdataset")]
+    WebDataset,
+    /// Parquet files as Hugging Face writes them.
+    Parquet,
 }
 
 /// How gates decide at inference.

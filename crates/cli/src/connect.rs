@@ -4,11 +4,11 @@ mod leader;
 
 use std::time::Duration;
 
-use espalier_proto::MAX_MESSAGE;
 use espalier_proto::v1::ListCheckpointsRequest;
 use espalier_proto::v1::job_service_client::JobServiceClient;
 use espalier_proto::v1::registry_service_client::RegistryServiceClient;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
+use espalier_proto::{MAX_MESSAGE, MAX_REGISTRY_MESSAGE};
 use tonic::Request;
 
 use crate::exit::Failure;
@@ -31,23 +31,28 @@ pub(crate) async fn workers(endpoint: &str) -> Result<WorkerServiceClient<Leader
 
 /// Client of the registry service.
 pub(crate) async fn registry(endpoint: &str) -> Result<RegistryServiceClient<Leader>, Failure> {
-    let leader = Leader::connect(endpoint).await?;
-    Ok(RegistryServiceClient::new(leader).max_decoding_message_size(MAX_MESSAGE))
+    Ok(registry_at(Leader::connect(endpoint).await?))
 }
 
-/// URL of the coordinator that leads, for a client that talks to one.
-pub(crate) async fn leading(endpoint: &str) -> Result<String, Failure> {
+/// Client that moves checkpoints to and from the coordinator that leads.
+pub(crate) async fn checkpoints(endpoint: &str) -> Result<espalier_registry::Client, Failure> {
     let leader = Leader::connect(endpoint).await?;
+    // Any call finds the leader; this one asks for little.
     let request = ListCheckpointsRequest {
         page_size: 1,
         ..ListCheckpointsRequest::default()
     };
-    RegistryServiceClient::new(leader.clone())
-        .max_decoding_message_size(MAX_MESSAGE)
+    registry_at(leader.clone())
         .list_checkpoints(unary(request))
         .await
         .map_err(Failure::rpc("looking for the registry"))?;
-    Ok(leader.url())
+    Ok(espalier_registry::Client::connect(&leader.url()).await?)
+}
+
+fn registry_at(leader: Leader) -> RegistryServiceClient<Leader> {
+    RegistryServiceClient::new(leader)
+        .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
+        .max_encoding_message_size(MAX_REGISTRY_MESSAGE)
 }
 
 /// A request that must be answered within [`UNARY_DEADLINE`].

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -38,6 +39,9 @@ async fn evaluate(worker: &Path, dir: &Path, args: &EvalArgs) -> Result<Value, F
     });
     if let Some(data) = &args.data {
         command.arg("--data").arg(data);
+    }
+    if let Some(format) = args.format.and_then(|format| format.to_possible_value()) {
+        command.arg("--format").arg(format.get_name());
     }
     let output = command
         .stdin(Stdio::null())

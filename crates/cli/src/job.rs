@@ -119,6 +119,8 @@ fn value(job: &Job) -> Value {
         "checkpoint_digest": job.checkpoint_digest,
         "published_digest": job.published_digest,
         "restarts": job.restarts,
+        "recoveries": job.recoveries,
+        "last_recovery": job.last_recovery,
         "spec_toml": job.spec_toml,
     })
 }

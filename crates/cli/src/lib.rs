@@ -10,6 +10,7 @@ mod follow;
 mod job;
 mod output;
 mod progress;
+mod registry;
 mod report;
 mod siblings;
 mod up;
@@ -29,6 +30,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Up(args) => up::run(args).await,
         Command::Job(command) => job::run(global, command).await,
         Command::Checkpoint(command) => checkpoint::run(global, command).await,
+        Command::Registry(command) => registry::run(global, command).await,
         Command::Eval(args) => eval::run(global, args).await,
         Command::Worker(WorkerCommand::List) => worker::list(global).await,
         Command::Completions { shell } => {

@@ -121,6 +121,7 @@ fn describe(event: &JobEvent) -> Option<String> {
         JobEventKind::Revoked => Some(format!("generation {} revoked{reason}", event.generation)),
         JobEventKind::Published => Some(format!("published {}", event.digest)),
         JobEventKind::Warning => Some(format!("warning{reason}")),
+        JobEventKind::Recovered => Some(event.reason.clone()),
         JobEventKind::Unspecified | JobEventKind::Submitted | JobEventKind::StepsCommitted => None,
     }
 }

@@ -136,6 +136,21 @@ pub enum CollectiveError {
     },
 }
 
+impl CollectiveError {
+    /// The group has failed by what became of its ranks or of the links between them, so that another
+    /// group, of whoever is left, may go on.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Rendezvous { .. }
+            | Self::PeerLost { .. }
+            | Self::Timeout { .. }
+            | Self::Aborted { .. }
+            | Self::Engine { .. } => true,
+            Self::Tensor { .. } | Self::Unavailable { .. } => false,
+        }
+    }
+}
+
 fn waiting_for(missing: &[u32]) -> String {
     match missing {
         [] => String::new(),

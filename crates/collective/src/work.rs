@@ -19,6 +19,7 @@ pub(crate) trait Pending: Send {
 #[must_use = "the tensors hold the result only after the wait"]
 pub struct Work<'t> {
     pending: Option<Box<dyn Pending>>,
+    guard: Option<Box<dyn Send>>,
     tensors: PhantomData<&'t mut Tensor>,
 }
 
@@ -26,6 +27,7 @@ impl Work<'_> {
     pub(crate) fn pending(pending: impl Pending + 'static) -> Self {
         Self {
             pending: Some(Box::new(pending)),
+            guard: None,
             tensors: PhantomData,
         }
     }
@@ -33,7 +35,16 @@ impl Work<'_> {
     pub(crate) fn done() -> Self {
         Self {
             pending: None,
+            guard: None,
             tensors: PhantomData,
+        }
+    }
+
+    /// Drops `guard` once the wait has ended, or with the work.
+    pub fn holding(self, guard: impl Send + 'static) -> Self {
+        Self {
+            guard: Some(Box::new(guard)),
+            ..self
         }
     }
 
@@ -43,9 +54,11 @@ impl Work<'_> {
     /// [`CollectiveError::Timeout`], [`CollectiveError::PeerLost`], [`CollectiveError::Aborted`] or
     /// [`CollectiveError::Engine`]. The group is failed from then on.
     pub fn wait(self, deadline: Duration) -> Result<(), CollectiveError> {
-        match self.pending {
+        let waited = match self.pending {
             Some(pending) => pending.wait(deadline),
             None => Ok(()),
-        }
+        };
+        drop(self.guard);
+        waited
     }
 }

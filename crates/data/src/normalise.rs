@@ -1,11 +1,14 @@
 use espalier_job::Data;
 
+use crate::picture::Picture;
 use crate::{DataError, Shape};
 
 /// (pixel / 255 - mean) / std per channel, as a table over the 256 pixel values.
 #[derive(Debug)]
 pub(crate) struct Normalise {
     tables: Vec<[f32; 256]>,
+    /// The mean pixel.
+    mean: Vec<u8>,
 }
 
 impl Normalise {
@@ -21,27 +24,35 @@ impl Normalise {
         };
         let means = per_channel("data.mean", &data.mean)?;
         let stds = per_channel("data.std", &data.std)?;
-        let table = |(mean, std): (f64, f64)| {
+        let mean = means
+            .iter()
+            .map(|mean| (mean * 255.0).round_ties_even() as u8);
+        let table = |(mean, std): (&f64, f64)| {
             std::array::from_fn(|pixel| ((pixel as f64 / 255.0 - mean) / std) as f32)
         };
-        let tables = means.into_iter().zip(stds).map(table).collect();
-        Ok(Self { tables })
+        Ok(Self {
+            tables: means.iter().zip(stds).map(table).collect(),
+            mean: mean.collect(),
+        })
     }
 
-    /// Normalises `pixels` into `image`, both CHW of `plane` values a channel.
-    pub(crate) fn apply(&self, plane: usize, pixels: &[u8], image: &mut [f32]) {
-        let planes = pixels
-            .chunks_exact(plane)
-            .zip(image.chunks_exact_mut(plane));
-        for (table, (pixels, values)) in self.tables.iter().zip(planes) {
-            for (value, &pixel) in values.iter_mut().zip(pixels) {
+    /// Normalises `picture` into `image`, CHW.
+    pub(crate) fn apply(&self, picture: &Picture, image: &mut [f32]) {
+        let planes = image.chunks_exact_mut(picture.width * picture.height);
+        for (channel, (table, plane)) in self.tables.iter().zip(planes).enumerate() {
+            let pixels = picture
+                .pixels
+                .iter()
+                .skip(channel)
+                .step_by(picture.channels);
+            for (value, &pixel) in plane.iter_mut().zip(pixels) {
                 *value = table[usize::from(pixel)];
             }
         }
     }
 
-    /// The normalised value of a zero pixel, per channel.
-    pub(crate) fn black(&self) -> impl Iterator<Item = f32> {
-        self.tables.iter().map(|table| table[0])
+    /// The mean pixel, one value per channel.
+    pub(crate) fn mean(&self) -> &[u8] {
+        &self.mean
     }
 }

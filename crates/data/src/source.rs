@@ -3,20 +3,29 @@
 mod cifar;
 mod complete;
 mod digest;
+mod encoded;
 mod folder;
 mod idx;
+mod parquet;
+mod pattern;
 mod picture;
+mod runs;
+mod section;
+mod shards;
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
 use espalier_job::{Data, DataFormat};
 
 pub(crate) use digest::Digest;
+use encoded::Encoded;
 use folder::Folder;
+use parquet::Parquet;
+use shards::Shards;
 
-use crate::{DataError, Shape};
+use crate::picture::Picture;
+use crate::{BadImage, DataError, Shape};
 
 /// What the files are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +38,7 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) enum Source {
     Memory(Memory),
-    Folder(Folder),
+    Encoded(Encoded),
 }
 
 /// All pixels in memory.
@@ -51,26 +60,30 @@ impl fmt::Debug for Memory {
 }
 
 impl Source {
-    pub(crate) fn open(data: &Data, role: Role, shape: Shape) -> Result<Self, DataError> {
-        let folder = Path::new(match role {
+    pub(crate) fn open(
+        data: &Data,
+        role: Role,
+        shape: Shape,
+        loaders: usize,
+    ) -> Result<Self, DataError> {
+        let path = Path::new(match role {
             Role::Train => &data.train,
             Role::Validation => &data.validation,
         });
-        let is_folder = folder.metadata().map_err(DataError::read(folder))?.is_dir();
-        if !is_folder {
-            return Err(DataError::content(folder, "not a folder"));
-        }
+        let encoded = |store| Encoded::open(store, data, loaders).map(Self::Encoded);
         match data.format {
-            DataFormat::Idx => idx::open(folder, role, shape).map(Self::Memory),
-            DataFormat::Cifar => cifar::open(folder, role, shape).map(Self::Memory),
-            DataFormat::ImageFolder => Folder::open(folder, shape).map(Self::Folder),
+            DataFormat::Idx => idx::open(folder(path)?, role, shape).map(Self::Memory),
+            DataFormat::Cifar => cifar::open(folder(path)?, role, shape).map(Self::Memory),
+            DataFormat::ImageFolder => encoded(Box::new(Folder::open(folder(path)?, shape)?)),
+            DataFormat::WebDataset => encoded(Box::new(Shards::open(path, shape, loaders)?)),
+            DataFormat::Parquet => encoded(Box::new(Parquet::open(path, shape, loaders)?)),
         }
     }
 
     /// Checks that labels mean the same here and in `validation`.
     pub(crate) fn agrees_with(&self, validation: &Self) -> Result<(), DataError> {
         match (self, validation) {
-            (Self::Folder(train), Self::Folder(validation)) => train.agrees_with(validation),
+            (Self::Encoded(train), Self::Encoded(validation)) => train.agrees_with(validation),
             _ => Ok(()),
         }
     }
@@ -78,33 +91,64 @@ impl Source {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Memory(memory) => memory.labels.len(),
-            Self::Folder(folder) => folder.len(),
+            Self::Encoded(encoded) => encoded.len(),
         }
     }
 
     pub(crate) fn label(&self, index: usize) -> u32 {
         match self {
             Self::Memory(memory) => u32::from(memory.labels[index]),
-            Self::Folder(folder) => folder.label(index),
+            Self::Encoded(encoded) => encoded.label(index),
         }
     }
 
-    /// The pixels of an image, CHW of `shape`.
-    pub(crate) fn pixels(&self, index: usize, shape: Shape) -> Result<Cow<'_, [u8]>, DataError> {
+    /// An image as it is stored, with the channels of `shape`.
+    pub(crate) fn picture(&self, index: usize, shape: Shape) -> Result<Picture, DataError> {
         match self {
             Self::Memory(memory) => {
                 let first = index * shape.values();
-                Ok(Cow::Borrowed(&memory.pixels[first..first + shape.values()]))
+                let planes = &memory.pixels[first..first + shape.values()];
+                Ok(Picture::from_planes(
+                    shape.image_size,
+                    shape.channels,
+                    planes,
+                ))
             }
-            Self::Folder(folder) => folder.pixels(index, shape).map(Cow::Owned),
+            Self::Encoded(encoded) => encoded.picture(index, shape.channels),
+        }
+    }
+
+    /// Takes note of a damaged image.
+    ///
+    /// # Errors
+    /// The image, where damaged ones are refused; too many of them, where they are skipped.
+    pub(crate) fn skip(&self, index: usize, bad: BadImage) -> Result<(), DataError> {
+        match self {
+            Self::Memory(_) => Err(DataError::Image(bad)),
+            Self::Encoded(encoded) => encoded.skip(index, bad),
+        }
+    }
+
+    /// What is known of damaged images that are skipped, if there are any.
+    pub(crate) fn damaged(&self) -> Option<String> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Encoded(encoded) => encoded.damaged(),
         }
     }
 
     pub(crate) fn digest(&self) -> &str {
         match self {
             Self::Memory(memory) => &memory.digest,
-            Self::Folder(folder) => folder.digest(),
+            Self::Encoded(encoded) => encoded.digest(),
         }
+    }
+}
+
+fn folder(path: &Path) -> Result<&Path, DataError> {
+    match path.metadata().map_err(DataError::read(path))?.is_dir() {
+        true => Ok(path),
+        false => Err(DataError::content(path, "not a folder")),
     }
 }
 

@@ -1,7 +1,7 @@
 use espalier_job::Data;
 use espalier_random::{SliceRandom as _, Stream, rng};
 
-use crate::source::{Digest, Role};
+use crate::source::{Digest, Role, Source};
 use crate::{DataError, Dataset, Shape};
 
 /// The data of a job.
@@ -16,14 +16,15 @@ pub struct Splits {
 }
 
 impl Splits {
-    /// Opens and checks all the files of a job's data section for a model of `shape`.
+    /// Opens and checks all the files of a job's data section for a model of `shape`, on `loaders`
+    /// threads, which also load its batches.
     ///
     /// # Errors
     /// Files that are missing or damaged, fields that do not fit them, and validation data that is
     /// the training data.
-    pub fn open(data: &Data, shape: Shape) -> Result<Self, DataError> {
-        let all = Dataset::open(data, Role::Train, shape)?;
-        let validation = Dataset::validation(data, shape)?;
+    pub fn open(data: &Data, shape: Shape, loaders: usize) -> Result<Self, DataError> {
+        let all = Dataset::open(data, Role::Train, shape, loaders)?;
+        let validation = Dataset::validation(data, shape, loaders)?;
         all.source().agrees_with(validation.source())?;
         if all.digest() == validation.digest() {
             let reason = "these are the files of data.train: a model cannot be judged by what it was trained on";
@@ -35,6 +36,12 @@ impl Splits {
             calibration: all.only(calibration),
             validation,
         })
+    }
+
+    /// What this process knows of damaged images that are skipped, for people; empty if there are none.
+    pub fn damaged(&self) -> Vec<String> {
+        let sources = [self.train.source(), self.validation.source()];
+        sources.into_iter().filter_map(Source::damaged).collect()
     }
 
     /// The digest of all the data, as `sha256:...`.

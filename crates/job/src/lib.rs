@@ -9,11 +9,13 @@
 )]
 
 mod architecture;
+mod augment;
 mod compress;
 mod data;
 mod dims;
 mod document;
 mod gate;
+mod mix;
 mod model;
 mod names;
 mod paths;
@@ -31,12 +33,14 @@ mod tests;
 mod train;
 
 pub use architecture::{Architecture, Distilled, QkScale, Stem};
+pub use augment::{Augment, Erase, RandAugment, RandomCrop};
 pub use compress::{
     Compress, Grouping, GroupingPolicy, Importance, Mode, ResourceForm, Search, Static, Tune,
 };
-pub use data::{Augment, Data, DataFormat};
+pub use data::{Damaged, Data, DataFormat, Interpolation};
 pub use dims::Dims;
 pub use gate::{Average, DecideBy, Gate, GateInput};
+pub use mix::{Mix, MixMode};
 pub use model::{Init, Model};
 pub use names::{valid_name, valid_reference};
 pub use preset::Preset;

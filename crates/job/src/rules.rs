@@ -84,6 +84,18 @@ fn data(data: &Data, model: Option<&Model>, problems: &mut Problems) {
             format!("{pad} is out of range: less than model.image_size = {size}")
         });
     }
+    let crop = data.augment.crop.as_ref();
+    let erase = data.augment.erase.as_ref();
+    let bounds = [
+        crop.map(|crop| ("crop.max_area", crop.min_area, crop.max_area)),
+        crop.map(|crop| ("crop.max_ratio", crop.min_ratio, crop.max_ratio)),
+        erase.map(|erase| ("erase.max_area", erase.min_area, erase.max_area)),
+    ];
+    for (field, min, max) in bounds.into_iter().flatten() {
+        problems.require(min <= max, format!("data.augment.{field}"), || {
+            format!("{max} is less than the smallest, {min}")
+        });
+    }
 }
 
 fn compress(compress: &Compress, model: Option<&Model>, problems: &mut Problems) {
@@ -195,6 +207,14 @@ fn train(train: &Train, problems: &mut Problems) {
         "train.micro_batch",
         || format!("{micro_batch} does not divide global_batch = {global_batch}"),
     );
+    if let Some(mix) = &train.mix {
+        problems.require(mix.mixup > 0.0 || mix.cutmix > 0.0, "train.mix", || {
+            "mixup and cutmix are both 0: give one of them, or leave train.mix out".to_owned()
+        });
+        problems.require(micro_batch > 1, "train.mix", || {
+            "a micro-batch of one sample has nothing to mix: raise train.micro_batch".to_owned()
+        });
+    }
     if let Some(distillation) = &train.distillation {
         reference(
             "train.distillation.teacher",

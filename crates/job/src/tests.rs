@@ -164,7 +164,7 @@ fn one_change_gives_one_problem() {
         (
             "format = \"idx\"",
             "format = 3",
-            "data.format: one of `idx`, `cifar` and `image-folder` is needed, found an integer (line 15)",
+            "data.format: one of `idx`, `cifar`, `image-folder`, `webdataset` and `parquet` is needed, found an integer (line 15)",
         ),
         (
             "train = \"data\"",
@@ -200,6 +200,21 @@ fn one_change_gives_one_problem() {
             "std = [0.353]",
             "std = [0.353]\naugment = { pad = 28 }",
             "data.augment.pad: 28 is out of range: less than model.image_size = 28 (line 20)",
+        ),
+        (
+            "std = [0.353]",
+            "std = [0.353]\naugment = { crop = { min_area = 0.5, max_area = 0.4 } }",
+            "data.augment.crop.max_area: 0.4 is less than the smallest, 0.5 (line 20)",
+        ),
+        (
+            "std = [0.353]",
+            "std = [0.353]\naugment = { rand = { magnitude = 11 } }",
+            "data.augment.rand.magnitude: 11 is out of range: at least 0 and at most 10 (line 20)",
+        ),
+        (
+            "std = [0.353]",
+            "std = [0.353]\ncrop_pct = 1.1",
+            "data.crop_pct: 1.1 is out of range: at least 0.1 and at most 1 (line 20)",
         ),
         (
             "target = 0.5\n",
@@ -295,6 +310,16 @@ fn one_change_gives_one_problem() {
             "micro_batch = 64",
             "micro_batch = 64\nseed = -1",
             "train.seed: -1 is out of range: at least 0 (line 31)",
+        ),
+        (
+            "micro_batch = 64",
+            "micro_batch = 1\nmix = {}",
+            "train.mix: a micro-batch of one sample has nothing to mix: raise train.micro_batch (line 31)",
+        ),
+        (
+            "micro_batch = 64",
+            "micro_batch = 64\nmix = { mixup = 0, cutmix = 0 }",
+            "train.mix: mixup and cutmix are both 0: give one of them, or leave train.mix out (line 31)",
         ),
         (
             "teacher:dense",

@@ -1,6 +1,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Mix;
+
 /// How the steps are run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -21,7 +23,10 @@ pub struct Train {
     /// The learning rate over a stage.
     #[serde(default)]
     pub schedule: Schedule,
-    /// Label smoothing, in [0, 1).
+    /// Mix images and labels.
+    #[serde(default)]
+    pub mix: Option<Mix>,
+    /// Label smoothing, in [0, 1). The labels of mixed images are smoothed too.
     #[serde(default)]
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub label_smoothing: f64,

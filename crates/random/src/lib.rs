@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use rand::SeedableRng as _;
-use rand_distr::{Distribution as _, Gumbel};
+use rand_distr::{Beta, Distribution as _, Gumbel};
 
 pub use rand::{Rng, seq::SliceRandom};
 pub use rand_chacha::ChaCha8Rng;
@@ -36,6 +36,14 @@ pub enum Stream {
     ShuffledGates = 9,
     /// Gates that decide by chance at evaluation, seeded by the images that decide: (0, 0).
     Chance = 10,
+    /// Which part of a training image is seen: (step, sample).
+    Crop = 20,
+    /// Operations on the colours and geometry of a training image: (step, sample).
+    RandAugment = 21,
+    /// What is erased of a training image: (step, sample).
+    Erase = 22,
+    /// Shares and rectangles of mixed images: (step, micro-batch).
+    Mix = 23,
 }
 
 /// The generator for (`seed`, `stream`, `a`, `b`).
@@ -64,6 +72,15 @@ pub fn logistic(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
         .chunks_exact(2)
         .map(|pair| pair[1] - pair[0])
         .collect()
+}
+
+/// A draw of Beta(alpha, alpha), in [0, 1].
+///
+/// # Panics
+/// If `alpha` is not above 0.
+pub fn beta(rng: &mut ChaCha8Rng, alpha: f64) -> f64 {
+    let beta = Beta::new(alpha, alpha).unwrap_or_else(|_| panic!("alpha is {alpha}, not above 0"));
+    beta.sample(rng)
 }
 
 #[cfg(test)]
@@ -118,5 +135,22 @@ mod tests {
             / 1e5;
         assert!((mean - 0.5772).abs() < 0.02, "mean {mean}");
         assert!((variance - 1.6449).abs() < 0.05, "variance {variance}");
+    }
+
+    #[test]
+    fn beta_has_its_mean_and_variance() {
+        let mut rng = rng(0, Stream::Mix, 0, 0);
+        for alpha in [0.2, 0.8, 1.0, 4.0] {
+            let draws: Vec<f64> = (0..50_000).map(|_| beta(&mut rng, alpha)).collect();
+            assert!(draws.iter().all(|draw| (0.0..=1.0).contains(draw)));
+            let mean = draws.iter().sum::<f64>() / 5e4;
+            let variance = draws.iter().map(|draw| (draw - mean).powi(2)).sum::<f64>() / 5e4;
+            let expected = 1.0 / (4.0 * (2.0 * alpha + 1.0));
+            assert!((mean - 0.5).abs() < 0.01, "alpha {alpha}: mean {mean}");
+            assert!(
+                (variance - expected).abs() < 0.005,
+                "alpha {alpha}: variance {variance}"
+            );
+        }
     }
 }

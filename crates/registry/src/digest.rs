@@ -29,10 +29,6 @@ impl Digest {
             hex
         })
     }
-
-    pub(crate) fn finish(hasher: Sha256) -> Self {
-        Self(hasher.finalize().into())
-    }
 }
 
 impl fmt::Display for Digest {

@@ -10,7 +10,7 @@ use crate::{Digest, ManifestError};
 /// Domain of the `ErrorInfo` in every error of the registry.
 pub const ERROR_DOMAIN: &str = "registry.espalier";
 
-/// Most missing blobs that an error names; it says how many more there are.
+/// Most missing chunks that an error names; it says how many more there are.
 const MAX_NAMED: usize = 20;
 
 /// Why the registry refused.
@@ -32,35 +32,24 @@ pub enum RegistryError {
         /// Its name, as asked for.
         name: String,
     },
-    /// Data were sent for another place than where the upload stands.
-    #[error("offset: the upload of {digest} stands at {committed}, not {offset}")]
-    Offset {
-        /// The blob.
-        digest: Digest,
-        /// As sent.
-        offset: u64,
-        /// As it stands.
-        committed: u64,
-    },
-    /// Uploaded bytes are not the blob; the upload starts over.
-    #[error("uploaded bytes have digest {found}, not {digest}; upload it again from offset 0")]
+    /// Bytes that were sent are not the chunk.
+    #[error("chunk {digest}: {problem}; send it again")]
     Mismatch {
         /// As declared.
         digest: Digest,
-        /// Of what arrived.
-        found: Digest,
+        /// What is wrong with the bytes.
+        problem: String,
     },
-    /// A stored blob is damaged.
-    #[error("stored blob {digest} is damaged: {problem}; restore it or push the checkpoint again")]
+    /// A stored chunk or manifest is damaged.
+    #[error(
+        "stored {digest} is damaged: {problem}; restore it with `espalier registry fsck --repair`, or push the checkpoint again"
+    )]
     Damaged {
-        /// The blob.
+        /// What it should have.
         digest: Digest,
         /// What is wrong.
         problem: String,
     },
-    /// Another client uploads the same blob right now.
-    #[error("blob {0} is being uploaded by another client; ask for its status and wait")]
-    Uploading(Digest),
     /// A bound on work in flight is reached.
     #[error("too many {what} at once: at most {limit}")]
     Busy {
@@ -79,12 +68,39 @@ pub enum RegistryError {
         /// Bytes that can be.
         available: u64,
     },
-    /// The client stopped sending.
-    #[error("no data for {} s; query the status and go on from there", .0.as_secs())]
-    Stalled(Duration),
-    /// Blobs of a manifest were not uploaded.
-    #[error("{} of the manifest's blobs are missing", .0.len())]
-    MissingBlobs(Vec<Digest>),
+    /// The registry's own bound is reached.
+    #[error(
+        "the quota of {quota} bytes leaves no room for {needed} more: {stored} are stored; delete checkpoints or raise it"
+    )]
+    Quota {
+        /// Bytes that were to be written.
+        needed: u64,
+        /// Bytes stored.
+        stored: u64,
+        /// Most that may be.
+        quota: u64,
+    },
+    /// Chunks of a manifest were not written.
+    #[error("{} of the manifest's chunks are missing", .0.len())]
+    MissingChunks(Vec<Digest>),
+    /// Something keeps a checkpoint from being deleted.
+    #[error("{name}@{digest} cannot be deleted: {problem}")]
+    Kept {
+        /// Name.
+        name: String,
+        /// The checkpoint.
+        digest: Digest,
+        /// What, and how to change it.
+        problem: String,
+    },
+    /// The alias is protected.
+    #[error("alias `{name}:{alias}` is protected; take the protection away, or force the change")]
+    Protected {
+        /// Name.
+        name: String,
+        /// Alias.
+        alias: String,
+    },
     /// The alias is not as expected.
     #[error("alias `{alias}` of `{name}` is {}, not as expected", found.map_or("absent".to_owned(), |d| d.to_string()))]
     AliasMoved {
@@ -141,14 +157,14 @@ impl RegistryError {
         match self {
             Self::Argument { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT", None),
             Self::NotFound { .. } => (Code::NotFound, "NOT_FOUND", None),
-            Self::Offset { .. } => (Code::OutOfRange, "WRONG_OFFSET", None),
             Self::Mismatch { .. } => (Code::DataLoss, "DIGEST_MISMATCH", None),
-            Self::Damaged { .. } => (Code::DataLoss, "BLOB_DAMAGED", None),
-            Self::Uploading(_) => (Code::Aborted, "UPLOAD_IN_PROGRESS", soon),
-            Self::Busy { .. } => (Code::ResourceExhausted, "TOO_MANY_STREAMS", soon),
+            Self::Damaged { .. } => (Code::DataLoss, "DAMAGED", None),
+            Self::Busy { .. } => (Code::ResourceExhausted, "BUSY", soon),
             Self::NoSpace { .. } => (Code::ResourceExhausted, "NO_SPACE", None),
-            Self::Stalled(_) => (Code::DeadlineExceeded, "STALLED", None),
-            Self::MissingBlobs(_) => (Code::FailedPrecondition, "MISSING_BLOBS", None),
+            Self::Quota { .. } => (Code::ResourceExhausted, "QUOTA", None),
+            Self::MissingChunks(_) => (Code::FailedPrecondition, "MISSING_CHUNKS", None),
+            Self::Kept { .. } => (Code::FailedPrecondition, "KEPT", None),
+            Self::Protected { .. } => (Code::FailedPrecondition, "ALIAS_PROTECTED", None),
             Self::AliasMoved { .. } => (Code::Aborted, "ALIAS_MOVED", None),
             Self::Contention(_) => (Code::Unavailable, "CONTENTION", soon),
             Self::Store(StoreError::NotLeader { .. }) => (Code::Unavailable, "NOT_LEADER", soon),
@@ -195,19 +211,14 @@ impl From<RegistryError> for Status {
             RegistryError::Argument { field, problem } => {
                 details.add_bad_request_violation(field, problem);
             }
-            RegistryError::Damaged { digest, .. }
-            | RegistryError::Mismatch { digest, .. }
-            | RegistryError::Uploading(digest) => {
+            RegistryError::Damaged { digest, .. } | RegistryError::Mismatch { digest, .. } => {
                 metadata.insert("digest".to_owned(), digest.to_string());
-            }
-            RegistryError::Offset { committed, .. } => {
-                metadata.insert("committed_size".to_owned(), committed.to_string());
             }
             RegistryError::AliasMoved { found, .. } => {
                 let found = found.map(|d| d.to_string()).unwrap_or_default();
                 metadata.insert("alias_digest".to_owned(), found);
             }
-            RegistryError::MissingBlobs(missing) => {
+            RegistryError::MissingChunks(missing) => {
                 details.set_precondition_failure(violations(missing));
             }
             _ => {}
@@ -223,9 +234,9 @@ impl From<RegistryError> for Status {
 fn violations(missing: &[Digest]) -> Vec<PreconditionViolation> {
     let more = missing.len().saturating_sub(MAX_NAMED);
     let named = missing.iter().take(MAX_NAMED).map(|digest| {
-        PreconditionViolation::new("MISSING_BLOB", digest.to_string(), "upload it first")
+        PreconditionViolation::new("MISSING_CHUNK", digest.to_string(), "write it first")
     });
     let rest = (more > 0)
-        .then(|| PreconditionViolation::new("MISSING_BLOB", "", format!("and {more} more")));
+        .then(|| PreconditionViolation::new("MISSING_CHUNK", "", format!("and {more} more")));
     named.chain(rest).collect()
 }

@@ -29,6 +29,13 @@ pub trait PublishHook: Send + Sync + 'static {
         digest: &str,
         name: &str,
     ) -> Result<HookPlan, Status>;
+
+    /// Whether a job will not go on, so that only its last training checkpoint is of use. A job that is
+    /// not known has ended.
+    ///
+    /// # Errors
+    /// When that cannot be told; nothing of the job is removed then.
+    async fn has_ended(&self, job: &str) -> Result<bool, Status>;
 }
 
 /// The hook of a registry that stands alone: it knows no jobs.
@@ -42,5 +49,9 @@ impl PublishHook for NoJobs {
             "commit.job_id: this registry runs no jobs, so not `{}`",
             commit.job_id
         )))
+    }
+
+    async fn has_ended(&self, _: &str) -> Result<bool, Status> {
+        Ok(true)
     }
 }

@@ -3,11 +3,11 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Digest;
 use crate::rules::{check_folders, check_name, check_path};
+use crate::{ChunkId, Digest, MAX_CHUNK};
 
 /// Version of the manifest that is written and understood.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Largest manifest, in bytes.
 pub const MAX_MANIFEST: usize = 1 << 20;
@@ -65,10 +65,11 @@ pub struct FileEntry {
     pub path: String,
     /// Bytes.
     pub size: u64,
-    /// Of its bytes.
-    pub digest: Digest,
     /// Media type.
     pub media_type: String,
+    /// One after the other they are the file; an empty file has none. They alone say what it is: a
+    /// digest of the whole beside them could contradict them.
+    pub chunks: Vec<ChunkId>,
 }
 
 /// Where a checkpoint comes from. What does not apply is null.
@@ -83,6 +84,8 @@ pub struct Lineage {
     pub step: Option<u64>,
     /// Checkpoint from which it was trained.
     pub parent: Option<Digest>,
+    /// Checkpoint that taught it.
+    pub teacher: Option<Digest>,
     /// Seed of the job.
     pub seed: Option<u64>,
 }
@@ -98,7 +101,7 @@ pub enum ManifestError {
     Shape(#[from] serde_json::Error),
     /// Of another version.
     #[error(
-        "the manifest is of version {0}, this program knows version {VERSION}: use a newer one"
+        "the manifest is of version {0}, this program knows version {VERSION}: use the program that wrote it, or push the folder again with this one"
     )]
     Version(Value),
     /// A field is wrong.
@@ -177,6 +180,13 @@ impl Manifest {
         Ok(serde_json::to_vec(&value)?)
     }
 
+    /// Its chunks, each once, in the order of their digests.
+    pub fn chunks(&self) -> Vec<ChunkId> {
+        let all = self.files.iter().flat_map(|file| &file.chunks);
+        let unique: BTreeSet<ChunkId> = all.copied().collect();
+        unique.into_iter().collect()
+    }
+
     /// Bytes of all files.
     pub fn size(&self) -> u64 {
         self.files
@@ -195,6 +205,7 @@ impl Manifest {
         }
         for (i, file) in self.files.iter().enumerate() {
             check_path(&file.path).map_err(wrong(format!("files[{i}].path")))?;
+            check_chunks(file).map_err(wrong(format!("files[{i}].chunks")))?;
             if i > 0 && self.files[i - 1].path >= file.path {
                 return Err(wrong(format!("files[{i}].path"))(format!(
                     "{:?} is not after {:?}: files are sorted by path, each once",
@@ -206,6 +217,28 @@ impl Manifest {
         let paths: BTreeSet<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
         check_folders(&paths).map_err(wrong("files".to_owned()))
     }
+}
+
+/// Chunks are of a possible size each, and of the file's size together.
+fn check_chunks(file: &FileEntry) -> Result<(), String> {
+    let mut sum = 0_u64;
+    for (i, chunk) in file.chunks.iter().enumerate() {
+        if chunk.size == 0 || chunk.size > MAX_CHUNK as u64 {
+            return Err(format!(
+                "[{i}] has {} bytes, not 1 to {MAX_CHUNK}",
+                chunk.size
+            ));
+        }
+        // At most MAX_MANIFEST of them: no overflow.
+        sum += chunk.size;
+    }
+    if sum != file.size {
+        return Err(format!(
+            "they have {sum} bytes together, the file {}",
+            file.size
+        ));
+    }
+    Ok(())
 }
 
 /// Sorts the members of every object, whatever order the map of this build keeps.

@@ -1,5 +1,7 @@
 //! What the registry keeps in the store, and under which keys.
 
+use std::collections::BTreeMap;
+
 use espalier_proto::v1::{AliasMove, Checkpoint};
 use espalier_store::Entry;
 use prost_types::Timestamp;
@@ -19,16 +21,29 @@ pub(crate) struct CheckpointRecord {
     pub(crate) size: u64,
     pub(crate) job: Option<String>,
     pub(crate) step: Option<u64>,
+    pub(crate) parent: Option<Digest>,
+    pub(crate) teacher: Option<Digest>,
     /// Milliseconds since 1970.
     pub(crate) created_ms: i64,
 }
 
+/// What people say of a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NoteRecord {
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Neither retention nor a delete takes it away.
+    pub(crate) keep: bool,
+}
+
 /// Where an alias points.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct AliasRecord {
-    pub(crate) digest: Digest,
+    /// None once it was removed.
+    pub(crate) digest: Option<Digest>,
     /// Of the move that put it there, from 1.
     pub(crate) sequence: u64,
+    /// Only a forced change moves it.
+    pub(crate) protected: bool,
 }
 
 /// A move of an alias; written once.
@@ -38,9 +53,21 @@ pub(crate) struct MoveRecord {
     /// Milliseconds since 1970.
     pub(crate) time_ms: i64,
     pub(crate) from: Option<Digest>,
-    pub(crate) to: Digest,
+    /// None when it was removed.
+    pub(crate) to: Option<Digest>,
     pub(crate) reason: String,
     pub(crate) job: Option<String>,
+    /// As the client said.
+    pub(crate) actor: String,
+}
+
+/// A chunk that nothing referred to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tombstone {
+    /// Of the collection that found it.
+    pub(crate) epoch: u64,
+    /// Milliseconds since 1970.
+    pub(crate) since_ms: i64,
 }
 
 /// The answer to a request that was carried out.
@@ -49,10 +76,14 @@ pub(crate) struct PublishRecord {
     /// Of the request, by which a repeat is told from another.
     pub(crate) request: Digest,
     pub(crate) digest: Digest,
+    pub(crate) alias_kept: bool,
+    /// Milliseconds since 1970.
+    pub(crate) time_ms: i64,
 }
 
 impl CheckpointRecord {
-    pub(crate) fn to_proto(&self, aliases: Vec<String>) -> Checkpoint {
+    pub(crate) fn to_proto(&self, aliases: Vec<String>, note: NoteRecord) -> Checkpoint {
+        let or_empty = |digest: Option<Digest>| digest.map(|d| d.to_string()).unwrap_or_default();
         Checkpoint {
             name: self.name.clone(),
             digest: self.digest.to_string(),
@@ -62,6 +93,10 @@ impl CheckpointRecord {
             kind: self.kind.as_str().to_owned(),
             job_id: self.job.clone().unwrap_or_default(),
             step: self.step.unwrap_or_default(),
+            parent: or_empty(self.parent),
+            teacher: or_empty(self.teacher),
+            labels: note.labels.into_iter().collect(),
+            keep: note.keep,
         }
     }
 }
@@ -72,9 +107,10 @@ impl MoveRecord {
             sequence: self.sequence,
             time: Some(timestamp(self.time_ms)),
             from_digest: self.from.map(|d| d.to_string()).unwrap_or_default(),
-            to_digest: self.to.to_string(),
+            to_digest: self.to.map(|d| d.to_string()).unwrap_or_default(),
             reason: self.reason.clone(),
             job_id: self.job.clone().unwrap_or_default(),
+            actor: self.actor.clone(),
         }
     }
 }
@@ -86,9 +122,12 @@ fn timestamp(millis: i64) -> Timestamp {
     }
 }
 
+/// Prefix of all manifests.
+pub(crate) const MANIFESTS: &str = "manifests/";
+
 /// The manifest, byte for byte.
 pub(crate) fn manifest_key(digest: Digest) -> String {
-    format!("manifests/{digest}")
+    format!("{MANIFESTS}{digest}")
 }
 
 /// Every checkpoint, in the order of publication.
@@ -114,9 +153,43 @@ pub(crate) fn digest_key(digest: Digest) -> String {
     format!("digests/{digest}")
 }
 
+/// The report card, for searching.
+pub(crate) fn card_key(digest: Digest) -> String {
+    format!("cards/{digest}")
+}
+
+/// [`NoteRecord`].
+pub(crate) fn note_key(digest: Digest) -> String {
+    format!("notes/{digest}")
+}
+
+/// Signatures of a checkpoint, as a list of [`crate::signing::Signed`].
+pub(crate) fn signatures_key(digest: Digest) -> String {
+    format!("signatures/{digest}")
+}
+
+/// Prefix of all [`Tombstone`]s.
+pub(crate) const TOMBSTONES: &str = "tombstones/";
+
+/// [`Tombstone`].
+pub(crate) fn tombstone_key(digest: Digest) -> String {
+    format!("{TOMBSTONES}{digest}")
+}
+
+/// Number of the last collection.
+pub(crate) const EPOCH: &str = "collections/epoch";
+
+/// [`crate::gc::Policy`] of a name, or of those without one.
+pub(crate) fn retention_key(name: &str) -> String {
+    format!("retention/{}", if name.is_empty() { "*" } else { name })
+}
+
+/// Prefix of all [`AliasRecord`]s.
+pub(crate) const ALIASES: &str = "aliases/";
+
 /// [`AliasRecord`]s of a name.
 pub(crate) fn aliases_prefix(name: &str) -> String {
-    format!("aliases/{name}/")
+    format!("{ALIASES}{name}/")
 }
 
 /// [`AliasRecord`].
@@ -134,9 +207,12 @@ pub(crate) fn history_key(name: &str, alias: &str, sequence: u64) -> String {
     format!("{}{sequence:020}", history_prefix(name, alias))
 }
 
+/// Prefix of all [`PublishRecord`]s.
+pub(crate) const PUBLISHES: &str = "publishes/";
+
 /// [`PublishRecord`].
 pub(crate) fn publish_key(request_id: &str) -> String {
-    format!("publishes/{request_id}")
+    format!("{PUBLISHES}{request_id}")
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T, RegistryError> {

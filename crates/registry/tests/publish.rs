@@ -6,13 +6,14 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{Registry, checkpoint, header, id, piece, request};
+use common::{Registry, checkpoint, request, upload};
 use espalier_proto::v1::{
     GetCheckpointRequest, ListAliasHistoryRequest, ListCheckpointsRequest,
     PublishCheckpointRequest, StepCommit,
 };
 use espalier_registry::{
-    Digest, Expected, FileEntry, HookPlan, Kind, Lineage, Manifest, PublishHook, PublishRequest,
+    ChunkId, Digest, Expected, FileEntry, HookPlan, Kind, Lineage, Manifest, PublishHook,
+    PublishRequest,
 };
 use espalier_store::{Compare, Op, Store};
 use tonic::{Code, Status, async_trait};
@@ -23,8 +24,8 @@ fn manifest(name: &str, kind: Kind, data: &[u8], lineage: Lineage) -> Vec<u8> {
     let file = FileEntry {
         path: "weights".to_owned(),
         size: data.len() as u64,
-        digest: Digest::of(data),
         media_type: "application/octet-stream".to_owned(),
+        chunks: vec![ChunkId::of(data)],
     };
     let manifest = Manifest::new(kind, name, vec![file], lineage, None).expect("valid");
     manifest.to_bytes().expect("json")
@@ -39,16 +40,8 @@ fn publish(request_id: &str, name: &str, manifest: Vec<u8>) -> PublishCheckpoint
     }
 }
 
-async fn upload(registry: &Registry, data: &[u8]) {
-    let messages = [header(id(data), 0), piece(data, true)];
-    let mut rpc = registry.rpc().await;
-    rpc.write_blob(tokio_stream::iter(messages))
-        .await
-        .expect("uploads");
-}
-
 #[tokio::test]
-async fn a_manifest_whose_blobs_are_missing_is_refused() {
+async fn a_manifest_whose_chunks_are_missing_is_refused() {
     let registry = Registry::start().await;
     let mut rpc = registry.rpc().await;
     let bytes = manifest("demo", Kind::Model, b"absent", Lineage::default());
@@ -98,7 +91,7 @@ async fn requests_that_make_no_sense_name_the_field() {
         ("manifest", publish("1", "demo", huge)),
         (
             "manifest",
-            publish("1", "demo", edited("\"espalier\":1", "\"espalier\":2")),
+            publish("1", "demo", edited("\"espalier\":2", "\"espalier\":1")),
         ),
         ("manifest", publish("1", "demo", edited("{", "{ "))),
         (
@@ -139,12 +132,14 @@ async fn requests_that_make_no_sense_name_the_field() {
     for reference in ["", "Demo", "demo:", "sha256:0", "demo@x"] {
         let request = GetCheckpointRequest {
             reference: reference.to_owned(),
+            ..Default::default()
         };
         let status = rpc.get_checkpoint(request).await.expect_err(reference);
         assert_eq!(status.code(), Code::InvalidArgument, "{reference}");
     }
     let request = GetCheckpointRequest {
         reference: "demo".to_owned(),
+        ..Default::default()
     };
     let status = rpc.get_checkpoint(request).await.expect_err("unknown");
     assert_eq!(status.code(), Code::NotFound);
@@ -330,6 +325,7 @@ async fn lists_are_in_pages_newest_first_without_training() {
                 page_token,
                 name: name.to_owned(),
                 include_training: training,
+                ..Default::default()
             };
             let page = rpc
                 .list_checkpoints(request)
@@ -386,6 +382,10 @@ impl PublishHook for Ledger {
                 move |revision| woken.store(revision.0, Ordering::SeqCst)
             })),
         })
+    }
+
+    async fn has_ended(&self, _: &str) -> Result<bool, Status> {
+        Ok(false)
     }
 }
 

@@ -6,11 +6,11 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::{
-    Registry, assert_same, bytes, checkpoint, committed, header, id, piece, request, write,
+    Registry, TENSORS, assert_same, checkpoint, id, is_missing, raw, request, safetensors, upload,
+    weights, write,
 };
+use espalier_proto::v1::{ReadChunksRequest, WriteChunksRequest};
 use espalier_registry::{ClientError, Digest, Expected};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 const MIB: usize = 1 << 20;
@@ -30,10 +30,10 @@ async fn what_is_pushed_is_pulled() {
         )
         .await
         .expect("pushes");
-    let total = (5 * MIB + 7 + 27 + 7) as u64;
+    let total = (weights(1).len() + 27 + 7) as u64;
     {
         let seen = seen.lock().unwrap();
-        assert_eq!(seen.last(), Some(&(total, total)));
+        assert_eq!(seen.iter().max(), Some(&(total, total)));
         assert!(seen.iter().all(|(done, of)| done <= of && *of == total));
     }
     let out = tempfile::tempdir().expect("tempdir");
@@ -64,181 +64,190 @@ async fn what_is_pushed_is_pulled() {
 }
 
 #[tokio::test]
-async fn the_same_files_are_the_same_checkpoint_and_go_over_once() {
+async fn only_what_changed_moves() {
     let registry = Registry::start().await;
     let client = registry.client().await;
     let dir = checkpoint(2);
-    let first = client
-        .push(dir.path(), &request("demo", None), |_, _| {})
+    let push = || client.push_folder(dir.path(), &REQUEST, |_, _| {});
+    let first = push().await.expect("pushes");
+    assert!(first.moved.moved_bytes > first.moved.total_bytes / 2);
+
+    // Again: less than a hundredth of it, names of chunks and the manifest.
+    let again = push().await.expect("pushes");
+    assert_eq!(again.digest, first.digest);
+    assert_eq!(again.moved.moved_chunks, 0);
+    assert!(again.moved.moved_bytes < again.moved.total_bytes / 100);
+
+    // A copy of a file is the same chunks.
+    write(dir.path(), "copy.safetensors", &weights(2));
+    let copied = push().await.expect("pushes");
+    assert_ne!(copied.digest, first.digest);
+    assert_eq!(copied.moved.moved_chunks, 0);
+    std::fs::remove_file(dir.path().join("copy.safetensors")).unwrap();
+
+    // One tensor of another training step: its chunk moves, nothing else.
+    let mut next = weights(2);
+    let at = next.len() - 7 - MIB - 5;
+    next[at] ^= 1;
+    write(dir.path(), "model.safetensors", &next);
+    let next = push().await.expect("pushes");
+    assert_eq!(next.moved.moved_chunks, 1);
+    assert!(next.moved.moved_bytes < 150 << 10, "{:?}", next.moved);
+
+    let out = tempfile::tempdir().expect("tempdir");
+    let target = out.path().join("c");
+    let pulled = client
+        .pull(&next.digest, &target, |_, _| {})
         .await
-        .expect("pushes");
-    write(dir.path(), "copy", &bytes(2, 5 * MIB + 7));
-    let second = client
-        .push(dir.path(), &request("demo", None), |_, _| {})
-        .await
-        .expect("pushes");
-    assert_ne!(first, second);
-    std::fs::remove_file(dir.path().join("copy")).unwrap();
-    let third = client
-        .push(dir.path(), &request("demo", None), |_, _| {})
-        .await
-        .expect("pushes");
-    assert_eq!(first, third);
+        .expect("pulls");
+    assert_same(dir.path(), &target, &pulled.manifest);
     let page = client.list(Default::default()).await.expect("lists");
-    let digests: Vec<&str> = page.checkpoints.iter().map(|c| c.digest.as_str()).collect();
-    assert_eq!(digests, [second, first]);
+    assert_eq!(page.checkpoints.len(), 3);
 }
 
-#[tokio::test]
-async fn an_upload_whose_client_vanished_goes_on_where_it_stopped() {
-    let registry = Registry::start().await;
-    let data = bytes(1, 5 * MIB + 7);
-    let mut rpc = registry.rpc().await;
-    let (messages, outgoing) = mpsc::channel(1);
-    let upload = {
-        let mut rpc = rpc.clone();
-        tokio::spawn(async move { rpc.write_blob(ReceiverStream::new(outgoing)).await })
-    };
-    messages.send(header(id(&data), 0)).await.unwrap();
-    for i in 0..2 {
-        let part = piece(&data[i * MIB..(i + 1) * MIB], false);
-        messages.send(part).await.unwrap();
-    }
-    while committed(&mut rpc, id(&data)).await < 2 * MIB as u64 {
-        tokio::task::yield_now().await;
-    }
-    upload.abort();
-    let _ = upload.await;
-    drop(messages);
+static REQUEST: std::sync::LazyLock<espalier_registry::PublishRequest> =
+    std::sync::LazyLock::new(|| request("demo", None));
 
-    let registry = registry.restart().await;
-    let mut rpc = registry.rpc().await;
-    assert_eq!(committed(&mut rpc, id(&data)).await, 2 * MIB as u64);
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let sink = Arc::clone(&seen);
-    let dir = tempfile::tempdir().expect("tempdir");
-    write(dir.path(), "model.safetensors", &data);
+#[tokio::test]
+async fn many_small_tensors_cost_no_round_trip_each() {
+    let registry = Registry::start().await;
     let client = registry.client().await;
-    client
-        .push(dir.path(), &request("demo", None), move |done, _| {
-            sink.lock().unwrap().push(done)
-        })
+    let dir = tempfile::tempdir().expect("tempdir");
+    // Large enough for a chunk each, every other.
+    let sizes: Vec<usize> = (0..120)
+        .map(|i| if i % 2 == 0 { 64 << 10 } else { 16 })
+        .collect();
+    write(dir.path(), "model.safetensors", &safetensors(9, &sizes));
+    let pushed = client
+        .push_folder(dir.path(), &REQUEST, |_, _| {})
         .await
         .expect("pushes");
-    // After the initial 0 it went on from what was there.
-    assert_eq!(seen.lock().unwrap()[..2], [0, 2 * MIB as u64]);
+    assert!(pushed.moved.chunks > 100, "{:?}", pushed.moved);
     let target = dir.path().join("pulled");
-    let pulled = client.pull("demo", &target, |_, _| {}).await;
-    assert_eq!(pulled.expect_err("no alias").code(), Some(Code::NotFound));
-    let digest = client.list(Default::default()).await.unwrap().checkpoints[0]
-        .digest
-        .clone();
     let pulled = client
-        .pull(&digest, &target, |_, _| {})
+        .pull(&pushed.digest, &target, |_, _| {})
         .await
         .expect("pulls");
     assert_same(dir.path(), &target, &pulled.manifest);
 }
 
 #[tokio::test]
-async fn the_end_of_a_stream_is_not_the_end_of_an_upload() {
+async fn chunks_that_are_not_what_they_say_are_not_stored() {
     let registry = Registry::start().await;
     let mut rpc = registry.rpc().await;
-    let data = bytes(3, 10);
-    // Everything came, but nobody said so: the blob is not there.
-    let messages = [header(id(&data), 0), piece(&data, false)];
-    let answer = rpc
-        .write_blob(tokio_stream::iter(messages))
-        .await
-        .expect("kept");
-    assert_eq!(answer.into_inner().committed_size, 10);
-    let request = espalier_proto::v1::FindMissingBlobsRequest {
-        blobs: vec![id(&data)],
+    let mut wrong = raw(b"abc");
+    wrong.data = b"abd".to_vec().into();
+    // None of a batch with a wrong one is stored.
+    let request = WriteChunksRequest {
+        chunks: vec![raw(b"good"), wrong],
+        lease: String::new(),
     };
-    let missing = rpc
-        .find_missing_blobs(request.clone())
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(missing.missing, [id(&data)]);
-    let messages = [header(id(&data), 10), piece(&[], true)];
-    rpc.write_blob(tokio_stream::iter(messages))
-        .await
-        .expect("finished");
-    let missing = rpc.find_missing_blobs(request).await.unwrap().into_inner();
-    assert!(missing.missing.is_empty());
-}
+    let status = rpc.write_chunks(request).await.expect_err("wrong");
+    assert_eq!(status.code(), Code::DataLoss, "{status}");
+    assert!(
+        status.message().contains(&Digest::of(b"abc").to_string()),
+        "{status}"
+    );
+    assert!(is_missing(&registry, b"good").await);
 
-#[tokio::test]
-async fn a_push_of_what_another_uploads_waits_for_it() {
-    let registry = Registry::start().await;
-    let data = bytes(4, 3 * MIB);
-    let mut rpc = registry.rpc().await;
-    let (messages, outgoing) = mpsc::channel(1);
-    let upload = {
-        let mut rpc = rpc.clone();
-        tokio::spawn(async move { rpc.write_blob(ReceiverStream::new(outgoing)).await })
-    };
-    messages.send(header(id(&data), 0)).await.unwrap();
-    messages.send(piece(&data[..MIB], false)).await.unwrap();
-    while committed(&mut rpc, id(&data)).await < MIB as u64 {
-        tokio::task::yield_now().await;
+    // A bomb: a thousandth of what it unpacks to, and more than it says.
+    let mut bomb = raw(b"abc");
+    bomb.encoding = espalier_proto::v1::Encoding::Zstd.into();
+    bomb.data = vec![0x28, 0xb5, 0x2f].into();
+    let mut huge = raw(b"abc");
+    huge.id.as_mut().unwrap().size = 1 << 40;
+    let mut longer = raw(b"abc");
+    longer.data = b"abcd".to_vec().into();
+    for (chunk, code, named) in [
+        (bomb, Code::DataLoss, "cannot be decompressed to 3 bytes"),
+        (huge, Code::InvalidArgument, "chunks[0].id.size"),
+        (longer, Code::InvalidArgument, "chunks[0].data"),
+    ] {
+        let request = WriteChunksRequest {
+            chunks: vec![chunk],
+            lease: String::new(),
+        };
+        let status = rpc.write_chunks(request).await.expect_err(named);
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(named), "{status}");
     }
-    let dir = tempfile::tempdir().expect("tempdir");
-    write(dir.path(), "weights", &data);
-    let client = registry.client().await;
-    let path = dir.path().to_owned();
-    let push =
-        tokio::spawn(async move { client.push(&path, &request("demo", None), |_, _| {}).await });
-    messages
-        .send(piece(&data[MIB..2 * MIB], false))
-        .await
-        .unwrap();
-    messages.send(piece(&data[2 * MIB..], true)).await.unwrap();
-    upload.await.unwrap().expect("uploads");
-    push.await.unwrap().expect("pushes");
+    let pair = [vec![1; 9 * MIB / 4], vec![2; 9 * MIB / 4]];
+    let request = WriteChunksRequest {
+        chunks: pair.iter().map(|data| raw(data)).collect(),
+        lease: String::new(),
+    };
+    let status = rpc.write_chunks(request).await.expect_err("too much");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().contains("at most 4194304"), "{status}");
 }
 
 #[tokio::test]
-async fn a_damaged_blob_fails_the_pull_by_name_and_leaves_nothing() {
-    for damage in ["flipped", "truncated", "empty"] {
+async fn a_chunk_is_not_found_under_another_size() {
+    let registry = Registry::start().await;
+    upload(&registry, b"abc").await;
+    let mut rpc = registry.rpc().await;
+    let mut id = id(b"abc");
+    id.size = 4;
+    let request = ReadChunksRequest {
+        chunks: vec![id],
+        ..Default::default()
+    };
+    let status = rpc.read_chunks(request).await.expect_err("another size");
+    assert_eq!(status.code(), Code::DataLoss, "{status}");
+}
+
+#[tokio::test]
+async fn a_damaged_chunk_fails_the_pull_by_name_and_a_push_restores_it() {
+    for damage in ["flipped", "truncated", "empty", "gone"] {
         let registry = Registry::start().await;
         let client = registry.client().await;
         let dir = checkpoint(5);
         let digest = client
-            .push(dir.path(), &request("demo", None), |_, _| {})
+            .push(dir.path(), &REQUEST, |_, _| {})
             .await
             .expect("pushes");
-        let weights = bytes(5, 5 * MIB + 7);
-        let blob = registry.blob_path(Digest::of(&weights));
-        let mut bad = weights.clone();
+        let weights = weights(5);
+        // The second piece of the large tensor.
+        let begin = weights.len() - TENSORS.iter().sum::<usize>();
+        let chunk = Digest::of(&weights[begin + 4 * MIB..begin + 5 * MIB]);
+        let path = registry.chunk_path(chunk);
+        let mut bad = std::fs::read(&path).unwrap();
         match damage {
-            "flipped" => bad[3 * MIB] ^= 1,
-            "truncated" => bad.truncate(2 * MIB),
+            "flipped" => *bad.last_mut().unwrap() ^= 1,
+            "truncated" => bad.truncate(MIB / 2),
             _ => bad.clear(),
         }
-        std::fs::write(&blob, bad).unwrap();
+        std::fs::write(&path, bad).unwrap();
+        if damage == "gone" {
+            std::fs::remove_file(&path).unwrap();
+        }
         let target = dir.path().join("pulled");
         for _ in 0..2 {
             let error = client
                 .pull(&digest, &target, |_, _| {})
                 .await
                 .expect_err("damaged");
-            assert_eq!(error.code(), Some(Code::DataLoss), "{damage}: {error}");
-            assert_eq!(error.reason().as_deref(), Some("BLOB_DAMAGED"));
+            // The second time it was put aside.
+            assert!(
+                matches!(error.code(), Some(Code::DataLoss | Code::NotFound)),
+                "{damage}: {error}"
+            );
             let text = error.to_string();
             assert!(text.contains("`model.safetensors`"), "{text}");
-            assert!(text.contains(&Digest::of(&weights).to_string()), "{text}");
+            assert!(text.contains(&chunk.to_string()), "{text}");
             assert!(!target.exists());
-            let partial = dir.path().join("pulled.partial/model.safetensors");
-            assert!(!partial.exists());
         }
         // A push of the same files mends it.
         std::fs::remove_dir_all(dir.path().join("pulled.partial")).unwrap();
-        client
-            .push(dir.path(), &request("demo", None), |_, _| {})
+        let mended = client
+            .push_folder(dir.path(), &REQUEST, |_, _| {})
             .await
             .expect("pushes");
+        assert_eq!(
+            (&mended.digest, mended.moved.moved_chunks),
+            (&digest, 1),
+            "{damage}"
+        );
         client
             .pull(&digest, &target, |_, _| {})
             .await
@@ -252,17 +261,17 @@ async fn a_pull_goes_on_with_what_is_there_and_throws_wrong_bytes_away() {
     let client = registry.client().await;
     let dir = checkpoint(6);
     let digest = client
-        .push(dir.path(), &request("demo", None), |_, _| {})
+        .push(dir.path(), &REQUEST, |_, _| {})
         .await
         .expect("pushes");
-    let weights = bytes(6, 5 * MIB + 7);
-    let mut wrong = weights[..2 * MIB].to_vec();
+    let weights = weights(6);
+    let mut wrong = weights.clone();
     wrong[7] ^= 1;
-    for (i, part) in [
-        &weights[..2 * MIB],
-        &wrong,
-        &weights,
-        &[weights.as_slice(), b"x"].concat(),
+    for (i, (part, moved)) in [
+        (&weights[..5 * MIB], 5),
+        (&wrong, 1),
+        (&weights, 0),
+        (&[weights.as_slice(), b"x"].concat(), 0),
     ]
     .into_iter()
     .enumerate()
@@ -280,9 +289,31 @@ async fn a_pull_goes_on_with_what_is_there_and_throws_wrong_bytes_away() {
             .await
             .expect("pulls");
         assert_same(dir.path(), &target, &pulled.manifest);
+        // And the two small files.
+        assert_eq!(pulled.moved.moved_chunks, moved + 2, "{i}");
         assert!(!target.join("left/over.bin").exists(), "{i}");
         assert!(!out.path().join("c.partial").exists(), "{i}");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_written_through_a_link() {
+    let registry = Registry::start().await;
+    let client = registry.client().await;
+    let dir = checkpoint(8);
+    let digest = client
+        .push(dir.path(), &REQUEST, |_, _| {})
+        .await
+        .expect("pushes");
+    let out = tempfile::tempdir().expect("tempdir");
+    write(out.path(), "mine", b"mine");
+    std::fs::create_dir_all(out.path().join("c.partial")).unwrap();
+    let link = out.path().join("c.partial/report.json");
+    std::os::unix::fs::symlink(out.path().join("mine"), &link).unwrap();
+    let error = client.pull(&digest, &out.path().join("c"), |_, _| {}).await;
+    let error = error.expect_err("a link").to_string();
+    assert!(error.contains("neither a file nor a folder"), "{error}");
+    assert_eq!(std::fs::read(out.path().join("mine")).unwrap(), b"mine");
 }
 
 #[tokio::test]

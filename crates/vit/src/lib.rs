@@ -68,7 +68,7 @@ pub use grouping::{Plan, plan};
 pub use groups::Groups;
 pub use import::{FileFormat, import};
 pub use information::{information_loss, information_sums};
-pub use loss::{cross_entropy_sum, distillation_sum};
+pub use loss::{cross_entropy_sum, distillation_sum, mixed_cross_entropy_sum};
 pub use masks::Masks;
 pub use mismatch::Mismatch;
 pub use param::{Param, ParamKind};

@@ -23,7 +23,34 @@ const CASES: &[(&[&str], i32, &str)] = &[
     (&["job", "follow", "j99999999"], 1, "j99999999"),
     (&["checkpoint", "describe", "nobody:latest"], 1, "nobody"),
     (&["checkpoint", "describe", "a:b:c"], 2, "a:b:c"),
-    (&["checkpoint", "history", "no name"], 2, "no name"),
+    (&["checkpoint", "alias", "history", "no name"], 2, "no name"),
+    (
+        &["checkpoint", "alias", "rollback", "nobody:latest"],
+        1,
+        "nobody:latest",
+    ),
+    (
+        &["checkpoint", "alias", "set", "nobody:latest"],
+        2,
+        "required",
+    ),
+    (
+        &["checkpoint", "list", "--where", "accuracy >"],
+        2,
+        "character 11",
+    ),
+    (&["checkpoint", "push", "{dir}", "Bad Name"], 1, "files"),
+    (&["checkpoint", "rm", "nobody:latest"], 2, "alias"),
+    (
+        &["registry", "retention", "--best", "accuracy"],
+        2,
+        "--best",
+    ),
+    (
+        &["registry", "fsck", "--repair", "{dir}/none"],
+        2,
+        "--repair",
+    ),
     (&["checkpoint", "list", "A B"], 2, "name"),
     (
         &["checkpoint", "pull", "nobody:latest", "{dir}/new"],

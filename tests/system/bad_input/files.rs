@@ -177,7 +177,7 @@ fn a_damaged_checkpoint_is_neither_pulled_nor_evaluated() {
     assert!(reason.contains("train.distillation.teacher"), "{reason}");
 
     // Flip a bit of the stored weights, then cut them.
-    let blob = weights_blob(&cluster);
+    let blob = weights_chunk(&cluster);
     let whole = fs::read(&blob).unwrap();
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;
@@ -203,7 +203,7 @@ fn a_job_does_not_start_from_damaged_weights_of_the_registry() {
         mode: "dense",
         ..TinyJob::new(&cluster.data())
     });
-    cut(&weights_blob(&cluster), 500);
+    cut(&weights_chunk(&cluster), 500);
     let job = TinyJob {
         init: "{ checkpoint = \"tiny:latest\" }".to_owned(),
         ..TinyJob::new(&cluster.data())
@@ -249,15 +249,15 @@ pub(super) fn overwrite(file: &Path, at: usize, byte: u8) {
     fs::write(file, content).unwrap();
 }
 
-/// Where the registry keeps the weights of `tiny:latest`.
-fn weights_blob(cluster: &Cluster) -> PathBuf {
+/// Where the registry keeps the first chunk of the weights of `tiny:latest`.
+fn weights_chunk(cluster: &Cluster) -> PathBuf {
     let described = cluster.cli(&["checkpoint", "describe", "tiny:latest", "-o", "json"]);
     let described: Value = serde_json::from_str(&described.stdout).unwrap();
     let files = described["manifest"]["files"].as_array().unwrap();
     let weights = files
         .iter()
         .find(|file| file["path"] == "model.safetensors");
-    let digest = weights.unwrap()["digest"].as_str().unwrap();
+    let digest = weights.unwrap()["chunks"][0]["digest"].as_str().unwrap();
     let hex = digest.trim_start_matches("sha256:");
-    cluster.blobs().join("sha256").join(&hex[..2]).join(hex)
+    cluster.blobs().join("chunks").join(&hex[..1]).join(hex)
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use espalier_tests::{Cluster, Feed, TinyJob, as_cifar, as_folder};
+use espalier_tests::{Cluster, Feed, TinyJob, as_cifar, as_folder, as_shards, repository};
 
 use super::files::{Damage, cut, overwrite, refused};
 
@@ -72,6 +72,47 @@ const CIFAR: &[Damage] = &[
     ),
 ];
 
+const SHARDS: &[Damage] = &[
+    (
+        |dir| cut(&dir.join("train-001.tar"), 70_000),
+        "train-001.tar",
+    ),
+    (
+        |dir| overwrite(&dir.join("train-000.tar"), 1, b'x'),
+        "train-000.tar",
+    ),
+    (
+        |dir| {
+            let path = dir.join("train-000.tar");
+            let bytes = fs::read(&path).unwrap();
+            let header = bytes
+                .chunks(512)
+                .position(|block| block.starts_with(b"00000.cls"))
+                .unwrap();
+            overwrite(&path, (header + 1) * 512, b'?');
+        },
+        "train-000.tar!00000.cls",
+    ),
+    (
+        |dir| fs::remove_file(dir.join("validation-000.tar")).unwrap(),
+        "validation-",
+    ),
+];
+
+const PARQUET: &[Damage] = &[
+    (|dir| cut(&dir.join("train.parquet"), 1000), "train.parquet"),
+    (
+        |dir| fs::write(dir.join("train.parquet"), "PAR1").unwrap(),
+        "train.parquet",
+    ),
+    (
+        |dir| fs::remove_file(dir.join("validation.parquet")).unwrap(),
+        "validation.parquet",
+    ),
+    // Nothing is wrong with the files, but they are too few images for a step.
+    (|_| {}, "train.global_batch"),
+];
+
 #[test]
 fn damaged_images_fail_the_job_before_its_first_step() {
     let cluster = Cluster::start(1);
@@ -90,6 +131,37 @@ fn damaged_images_fail_the_job_before_its_first_step() {
         as_cifar(&dir, 300, 100);
         damage(&dir);
         let reason = refused(&cluster, &cifar_job(&dir));
+        assert!(
+            reason.contains(named),
+            "case {index}: {named} is not in {reason:?}"
+        );
+    }
+    for (index, (damage, named)) in SHARDS.iter().enumerate() {
+        let dir = cluster.dir().join(format!("shards-{index}"));
+        as_shards(&dir, 300, 100);
+        damage(&dir);
+        let reason = refused(&cluster, &shards_job(&dir));
+        assert!(
+            reason.contains(named),
+            "case {index}: {named} is not in {reason:?}"
+        );
+    }
+    for (index, (damage, named)) in PARQUET.iter().enumerate() {
+        let dir = cluster.dir().join(format!("parquet-{index}"));
+        fs::create_dir(&dir).unwrap();
+        let small = repository().join("crates/data/reference");
+        for name in ["train.parquet", "validation.parquet"] {
+            let from = match name {
+                "train.parquet" => "hugging-face.parquet",
+                _ => "hugging-face-validation.parquet",
+            };
+            fs::copy(small.join(from), dir.join(name)).unwrap();
+        }
+        damage(&dir);
+        let reason = refused(
+            &cluster,
+            &files_job(&dir, "parquet", "train.parquet", "validation.parquet"),
+        );
         assert!(
             reason.contains(named),
             "case {index}: {named} is not in {reason:?}"
@@ -135,14 +207,37 @@ fn an_image_with_damaged_pixels_fails_the_job_by_name() {
     );
 }
 
-/// What the tables damage is good: both layouts train.
+/// A damaged image that may be skipped costs no step.
+#[test]
+fn an_image_with_damaged_pixels_may_be_skipped() {
+    let cluster = Cluster::start(1);
+    let dir = cluster.dir().join("images-of-a-folder");
+    as_folder(&dir, 300, 100);
+    for name in ["train/c3/3.png", "validation/c2/1.png"] {
+        let image = dir.join(name);
+        overwrite(
+            &image,
+            fs::metadata(&image).unwrap().len() as usize / 2,
+            0xa5,
+        );
+    }
+    fs::write(dir.join("train/c0/x.png"), "no image").unwrap();
+    let skipping = "[data]\ndamaged = \"skip\"\ndamaged_most = 0.05\n";
+    let job_id = cluster.submit(&folder_job(&dir).replacen("[data]\n", skipping, 1));
+    cluster.succeeded(&job_id);
+    Feed::read(&cluster.endpoint(), &job_id).assert_ledger(6);
+}
+
+/// What the tables damage is good: all layouts train.
 #[test]
 fn whole_images_train() {
     let cluster = Cluster::start(1);
     let (folder, cifar) = (cluster.dir().join("folder"), cluster.dir().join("cifar"));
+    let shards = cluster.dir().join("shards");
     as_folder(&folder, 300, 100);
     as_cifar(&cifar, 300, 100);
-    for toml in [folder_job(&folder), cifar_job(&cifar)] {
+    as_shards(&shards, 300, 100);
+    for toml in [folder_job(&folder), cifar_job(&cifar), shards_job(&shards)] {
         let job_id = cluster.submit(&toml);
         cluster.succeeded(&job_id);
         Feed::read(&cluster.endpoint(), &job_id).assert_ledger(6);
@@ -161,6 +256,30 @@ fn folder_job(dir: &Path) -> String {
         .replacen(
             &format!("validation = \"{}\"", dir.display()),
             &format!("validation = \"{}\"", validation.display()),
+            1,
+        )
+}
+
+fn shards_job(dir: &Path) -> String {
+    files_job(
+        dir,
+        "webdataset",
+        "train-{000..001}.tar",
+        "validation-*.tar",
+    )
+}
+
+fn files_job(dir: &Path, format: &str, train: &str, validation: &str) -> String {
+    folder_job(dir)
+        .replacen("image-folder", format, 1)
+        .replacen(
+            &format!("{}\"", dir.join("train").display()),
+            &format!("{}\"", dir.join(train).display()),
+            1,
+        )
+        .replacen(
+            &format!("{}\"", dir.join("validation").display()),
+            &format!("{}\"", dir.join(validation).display()),
             1,
         )
 }

@@ -1,10 +1,10 @@
-//! Checkpoints that must not be published: blobs cut short, manifests that are not right, aliases
+//! Checkpoints that must not be published: chunks cut short, manifests that are not right, aliases
 //! that moved. Whatever is refused leaves no trace in the registry's lists.
 
 use espalier_proto::v1::registry_service_client::RegistryServiceClient;
 use espalier_proto::v1::{
-    BlobId, ListAliasHistoryRequest, ListCheckpointsRequest, PublishCheckpointRequest,
-    QueryWriteStatusRequest, StepCommit, WriteBlobHeader, WriteBlobRequest,
+    Chunk, ChunkId, ListAliasHistoryRequest, ListCheckpointsRequest, PublishCheckpointRequest,
+    StepCommit, WriteChunksRequest,
 };
 use espalier_tests::Cluster;
 use serde_json::{Value, json};
@@ -18,14 +18,16 @@ const CONTENT: &[u8] = b"weights of a model";
 
 /// Where in a good manifest, what is put there, and what the refusal names.
 const MANIFESTS: &[(&str, &str, &str)] = &[
-    ("/espalier", "2", "version 2"),
+    ("/espalier", "1", "version 1"),
     ("/kind", "\"toy\"", "toy"),
     ("/name", "\"other\"", "name"),
     ("/name", "\"No Name\"", "manifest.name"),
     ("/files/0/path", "\"/etc/passwd\"", "files[0].path"),
     ("/files/0/path", "\"../up\"", "files[0].path"),
     ("/files/0/path", "\"\"", "files[0].path"),
-    ("/files/0/digest", "\"md5:1\"", "md5:1"),
+    ("/files/0/chunks/0/digest", "\"md5:1\"", "md5:1"),
+    ("/files/0/chunks/0/size", "17", "files[0].chunks"),
+    ("/files/0/chunks", "[]", "files[0].chunks"),
     ("/files/0/size", "-1", "manifest"),
     ("/files", "[]", "manifest.files"),
     ("/files", "3", "manifest"),
@@ -44,17 +46,19 @@ async fn what_is_not_right_is_not_published() {
     let good = manifest();
 
     let early = registry.publish_checkpoint(publish("early", &good)).await;
-    refused("a missing blob", early, Code::FailedPrecondition, "missing");
+    refused(
+        "a missing chunk",
+        early,
+        Code::FailedPrecondition,
+        "missing",
+    );
 
-    // Half a blob is kept, and is not a blob.
-    upload(&mut registry, &CONTENT[..7], false).await;
-    let query = QueryWriteStatusRequest { blob: blob() };
-    let status = registry.query_write_status(query).await.unwrap();
-    assert!(!status.get_ref().complete);
-    assert_eq!(status.get_ref().committed_size, 7);
+    // Half a chunk is none.
+    let half = upload(&mut registry, &CONTENT[..7]).await;
+    refused("half a chunk", half, Code::DataLoss, "bytes, not");
     let early = registry.publish_checkpoint(publish("half", &good)).await;
-    refused("half a blob", early, Code::FailedPrecondition, "missing");
-    upload(&mut registry, &CONTENT[7..], true).await;
+    refused("half a chunk", early, Code::FailedPrecondition, "missing");
+    upload(&mut registry, CONTENT).await.unwrap();
 
     for (index, (pointer, put, named)) in MANIFESTS.iter().enumerate() {
         let mut bad = good.clone();
@@ -81,7 +85,7 @@ async fn what_is_not_right_is_not_published() {
     made_by_a_job["kind"] = "training".into();
     made_by_a_job["name"] = "job-j99999999".into();
     made_by_a_job["lineage"] = json!({
-        "job": "j99999999", "generation": 1, "step": 10, "parent": null, "seed": 0,
+        "job": "j99999999", "generation": 1, "step": 10, "parent": null, "teacher": null, "seed": 0,
     });
     let of_a_job = PublishCheckpointRequest {
         name: "job-j99999999".to_owned(),
@@ -146,16 +150,18 @@ async fn what_is_not_right_is_not_published() {
 
 fn manifest() -> Value {
     json!({
-        "espalier": 1,
+        "espalier": 2,
         "kind": "model",
         "name": "pushed",
         "files": [{
             "path": "model.safetensors",
             "size": CONTENT.len(),
-            "digest": digest(),
             "media_type": "application/octet-stream",
+            "chunks": [{"digest": digest(), "size": CONTENT.len()}],
         }],
-        "lineage": {"job": null, "generation": null, "step": null, "parent": null, "seed": null},
+        "lineage": {
+            "job": null, "generation": null, "step": null, "parent": null, "teacher": null, "seed": null,
+        },
         "report": null,
     })
 }
@@ -178,28 +184,22 @@ fn digest() -> String {
     format!("sha256:{hex}")
 }
 
-fn blob() -> Option<BlobId> {
-    Some(BlobId {
-        digest: digest(),
-        size: CONTENT.len() as u64,
-    })
-}
-
-/// Sends the rest of the blob, or a piece after which the stream ends.
-async fn upload(registry: &mut RegistryServiceClient<Channel>, piece: &[u8], finish: bool) {
-    let offset = if finish {
-        CONTENT.len() - piece.len()
-    } else {
-        0
-    };
-    let message = WriteBlobRequest {
-        header: Some(WriteBlobHeader {
-            blob: blob(),
-            offset: offset as u64,
+/// Writes bytes as the chunk that [`CONTENT`] is.
+async fn upload(
+    registry: &mut RegistryServiceClient<Channel>,
+    bytes: &[u8],
+) -> Result<(), tonic::Status> {
+    let chunk = Chunk {
+        id: Some(ChunkId {
+            digest: digest(),
+            size: CONTENT.len() as u64,
         }),
-        data: piece.to_vec().into(),
-        finish,
+        data: bytes.to_vec().into(),
+        ..Default::default()
     };
-    let sent = registry.write_blob(tokio_stream::iter([message])).await;
-    assert!(sent.is_ok() || !finish, "{sent:?}");
+    let request = WriteChunksRequest {
+        chunks: vec![chunk],
+        ..Default::default()
+    };
+    registry.write_chunks(request).await.map(drop)
 }

@@ -3,10 +3,10 @@
 use espalier_proto::v1::job_service_client::JobServiceClient;
 use espalier_proto::v1::registry_service_client::RegistryServiceClient;
 use espalier_proto::v1::{
-    BlobId, CancelJobRequest, FindMissingBlobsRequest, GetCheckpointRequest, GetJobRequest,
-    ListAliasHistoryRequest, ListCheckpointsRequest, ListJobsRequest, PublishCheckpointRequest,
-    QueryWriteStatusRequest, ReadBlobRequest, StreamLogsRequest, WatchJobRequest, WriteBlobHeader,
-    WriteBlobRequest,
+    CancelJobRequest, Chunk, ChunkId, FindMissingChunksRequest, GetCheckpointRequest,
+    GetJobRequest, ListAliasHistoryRequest, ListCheckpointsRequest, ListJobsRequest,
+    PublishCheckpointRequest, ReadChunksRequest, StreamLogsRequest, WatchJobRequest,
+    WriteChunksRequest,
 };
 use espalier_tests::Cluster;
 use tonic::{Code, Status};
@@ -39,11 +39,9 @@ async fn wrong_arguments_have_their_codes() {
         .await
         .unwrap();
     let job_id = || "j99999999".to_owned();
-    let blob = |digest: &str, size| {
-        Some(BlobId {
-            digest: digest.to_owned(),
-            size,
-        })
+    let id = |digest: &str, size| ChunkId {
+        digest: digest.to_owned(),
+        size,
     };
 
     let unknown = GetJobRequest { job_id: job_id() };
@@ -98,6 +96,7 @@ async fn wrong_arguments_have_their_codes() {
 
     let reference = |reference: &str| GetCheckpointRequest {
         reference: reference.to_owned(),
+        ..Default::default()
     };
     for (text, code) in [
         ("", Code::InvalidArgument),
@@ -136,80 +135,90 @@ async fn wrong_arguments_have_their_codes() {
         "name",
     );
 
-    let read = |digest: &str, offset| ReadBlobRequest {
-        digest: digest.to_owned(),
-        offset,
+    let read = |digest: &str, size| ReadChunksRequest {
+        chunks: vec![id(digest, size)],
+        ..Default::default()
+    };
+    for (what, digest, size, code, named) in [
+        (
+            "a bad digest",
+            "md5:1",
+            1,
+            Code::InvalidArgument,
+            "chunks[0].digest",
+        ),
+        (
+            "a chunk too large",
+            ABSENT,
+            1 << 40,
+            Code::InvalidArgument,
+            "chunks[0].size",
+        ),
+        (
+            "an empty chunk",
+            ABSENT,
+            0,
+            Code::InvalidArgument,
+            "chunks[0].size",
+        ),
+        ("an absent chunk", ABSENT, 1, Code::NotFound, "sha256:0000"),
+    ] {
+        let answer = registry.read_chunks(read(digest, size)).await;
+        refused(what, answer, code, named);
+    }
+    let find = FindMissingChunksRequest {
+        chunks: vec![id("sha256:", 1)],
+        ..Default::default()
     };
     refused(
         "a bad digest",
-        registry.read_blob(read("md5:1", 0)).await,
+        registry.find_missing_chunks(find).await,
         Code::InvalidArgument,
-        "digest",
-    );
-    refused(
-        "an absent blob",
-        registry.read_blob(read(ABSENT, 0)).await,
-        Code::NotFound,
-        "sha256:0000",
-    );
-    let query = QueryWriteStatusRequest {
-        blob: blob("sha256:zz", 1),
-    };
-    refused(
-        "a bad digest",
-        registry.query_write_status(query).await,
-        Code::InvalidArgument,
-        "blob.digest",
-    );
-    let find = FindMissingBlobsRequest {
-        blobs: blob("sha256:", 1).into_iter().collect(),
-    };
-    refused(
-        "a bad digest",
-        registry.find_missing_blobs(find).await,
-        Code::InvalidArgument,
-        "blobs[0].digest",
+        "chunks[0].digest",
     );
 
-    let write = |header: Option<WriteBlobHeader>, data: &'static [u8]| WriteBlobRequest {
-        header,
+    let chunk = |id: Option<ChunkId>, encoding, data: &'static [u8]| Chunk {
+        id,
+        encoding,
         data: data.into(),
-        finish: true,
     };
-    let header = |digest, size, offset| {
-        Some(WriteBlobHeader {
-            blob: blob(digest, size),
-            offset,
-        })
-    };
-    for (what, message, code, named) in [
+    for (what, chunk, code, named) in [
         (
-            "an upload without a header",
-            write(None, b"x"),
+            "a chunk without a name",
+            chunk(None, 0, b"x"),
             Code::InvalidArgument,
-            "header",
+            "chunks[0].id",
         ),
         (
             "bytes of another digest",
-            write(header(ABSENT, 1, 0), b"x"),
+            chunk(Some(id(ABSENT, 1)), 0, b"x"),
             Code::DataLoss,
             ABSENT,
         ),
         (
-            "an offset that is not there",
-            write(header(ABSENT, 9, 5), b"x"),
-            Code::OutOfRange,
-            "offset",
+            "more bytes than it says",
+            chunk(Some(id(ABSENT, 1)), 0, b"xy"),
+            Code::InvalidArgument,
+            "chunks[0].data",
+        ),
+        (
+            "an encoding that is not there",
+            chunk(Some(id(ABSENT, 1)), 7, b"x"),
+            Code::InvalidArgument,
+            "chunks[0].encoding",
         ),
         (
             "a bad digest",
-            write(header("x", 1, 0), b"x"),
+            chunk(Some(id("x", 1)), 0, b"x"),
             Code::InvalidArgument,
-            "header.blob.digest",
+            "chunks[0].id.digest",
         ),
     ] {
-        let upload = tokio_stream::iter(vec![message]);
-        refused(what, registry.write_blob(upload).await, code, named);
+        let request = WriteChunksRequest {
+            chunks: vec![chunk],
+            ..Default::default()
+        };
+        refused(what, registry.write_chunks(request).await, code, named);
     }
 
     let publish = |name: &str, manifest: &'static [u8]| PublishCheckpointRequest {

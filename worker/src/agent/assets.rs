@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use espalier_job::{Init, Job};
-use espalier_proto::v1::StartGang;
-use espalier_registry::{Client, ClientError};
+use espalier_registry::{Client, ClientError, Digest};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
@@ -25,23 +24,39 @@ pub(super) struct Assets {
     pub(super) init: Option<PathBuf>,
     /// The teacher.
     pub(super) teacher: Option<PathBuf>,
+    /// Which checkpoint the teacher is.
+    pub(super) teacher_digest: Option<Digest>,
 }
 
-/// Pulls what the order and its job name.
+/// What a gang's ranks begin with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Beginning<'a> {
+    /// The training checkpoint of this digest.
+    Checkpoint(&'a str),
+    /// The job's first step.
+    First,
+    /// What their peers give them.
+    Peers,
+}
+
+/// Pulls what ranks that begin so need.
 ///
 /// # Errors
 /// Whose fault it is, and what is missing: a reference of the job file that does not exist is the
 /// user's, everything else the machinery's.
 pub(super) async fn fetch(
     coordinators: &Coordinators,
-    order: &StartGang,
+    beginning: Beginning<'_>,
     job: &Job,
     run_dir: &Path,
 ) -> Result<Assets, (Fault, String)> {
-    let resume = Some(order.resume_digest.as_str()).filter(|digest| !digest.is_empty());
+    let resume = match beginning {
+        Beginning::Checkpoint(digest) => Some(digest),
+        Beginning::First | Beginning::Peers => None,
+    };
     // A job that goes on has its weights already.
-    let init = match &job.model.init {
-        Init::Checkpoint(reference) if resume.is_none() => Some(reference.as_str()),
+    let init = match (&job.model.init, beginning) {
+        (Init::Checkpoint(reference), Beginning::First) => Some(reference.as_str()),
         _ => None,
     };
     let distillation = job.train.distillation.as_ref();
@@ -50,29 +65,42 @@ pub(super) async fn fetch(
         None => Ok(None),
         Some(reference) => {
             let dir = run_dir.join(folder);
-            pull(coordinators, reference, &dir)
+            let digest = pull(coordinators, reference, &dir)
                 .await
                 .map_err(|error| blame(&error, field, reference))?;
-            Ok(Some(dir))
+            Ok(Some((dir, digest)))
         }
     };
+    let resume = pull("the last training checkpoint", resume, "resume")
+        .await
+        // The coordinator named it, not the user.
+        .map_err(|(_, reason)| (Fault::Infrastructure, reason))?;
+    let init = pull("model.init.checkpoint", init, "init").await?;
+    let teacher = pull("train.distillation.teacher", teacher, "teacher").await?;
+    let dir = |pulled: Option<(PathBuf, String)>| pulled.map(|(dir, _)| dir);
     Ok(Assets {
-        resume: pull("the last training checkpoint", resume, "resume")
-            .await
-            // The coordinator named it, not the user.
-            .map_err(|(_, reason)| (Fault::Infrastructure, reason))?,
-        init: pull("model.init.checkpoint", init, "init").await?,
-        teacher: pull("train.distillation.teacher", teacher, "teacher").await?,
+        resume: dir(resume),
+        init: dir(init),
+        teacher_digest: teacher.as_ref().and_then(|(_, digest)| digest.parse().ok()),
+        teacher: dir(teacher),
     })
 }
 
-async fn pull(coordinators: &Coordinators, reference: &str, dir: &Path) -> Result<(), ClientError> {
+/// Returns the digest of the checkpoint.
+async fn pull(
+    coordinators: &Coordinators,
+    reference: &str,
+    dir: &Path,
+) -> Result<String, ClientError> {
     let give_up = Instant::now() + PATIENCE;
     let mut attempt = 0;
     loop {
         let asked = coordinators.current();
         let pulled = match Client::connect(&asked).await {
-            Ok(client) => client.pull(reference, dir, |_, _| {}).await.map(|_| ()),
+            Ok(client) => client
+                .pull(reference, dir, |_, _| {})
+                .await
+                .map(|pulled| pulled.digest),
             Err(error) => Err(error),
         };
         match pulled {
@@ -88,7 +116,7 @@ async fn pull(coordinators: &Coordinators, reference: &str, dir: &Path) -> Resul
 
 fn blame(error: &ClientError, field: &str, reference: &str) -> (Fault, String) {
     let fault = match error.code() {
-        // A damaged blob stays damaged however often it is read: a person has to restore it.
+        // A damaged chunk stays damaged however often it is read: a person has to restore it.
         Some(Code::NotFound | Code::InvalidArgument | Code::DataLoss) => Fault::User,
         _ => Fault::Infrastructure,
     };

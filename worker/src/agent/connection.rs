@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::push::PushError;
 use super::roster::Exit;
-use crate::ipc::{FromRank, IpcError, MAX_LINE, ToRank, decode, encode};
+use crate::ipc::{CheckpointKind, FromRank, IpcError, MAX_LINE, ToRank, decode, encode};
 
 /// Time for a connection to say hello, and for a rank to take a message.
 const PROMPT: Duration = Duration::from_secs(10);
@@ -27,18 +27,32 @@ const CONNECTIONS: usize = 2048;
 /// What happens to a gang.
 pub(super) enum Event {
     /// A rank said hello.
-    Connected { rank: u32, sender: Sender },
+    Connected { seat: u64, sender: Sender },
     /// A rank said something.
-    Said { rank: u32, message: FromRank },
+    Said { seat: u64, message: FromRank },
     /// A rank's connection has ended, after everything it said.
-    Disconnected { rank: u32 },
+    Disconnected { seat: u64 },
     /// A rank's process has ended.
-    Exited { rank: u32, exit: Exit },
+    Exited { seat: u64, exit: Exit },
     /// A checkpoint was pushed, or not.
     Pushed {
-        step: u64,
+        handed: Handed,
+        generation: u64,
         result: Result<String, PushError>,
     },
+}
+
+/// A checkpoint that a rank handed over.
+#[derive(Clone, Debug)]
+pub(super) struct Handed {
+    /// Who did.
+    pub(super) seat: u64,
+    /// Last step in it.
+    pub(super) step: u64,
+    /// The folder.
+    pub(super) dir: PathBuf,
+    /// What it holds.
+    pub(super) kind: CheckpointKind,
 }
 
 /// The way to a rank.
@@ -92,8 +106,8 @@ pub(super) async fn accept(listener: UnixListener, events: mpsc::Sender<Event>) 
 async fn serve(stream: UnixStream, events: mpsc::Sender<Event>) {
     let (reader, writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
-    let rank = match timeout(PROMPT, read(&mut reader)).await {
-        Ok(Ok(Some(FromRank::Hello { rank }))) => rank,
+    let seat = match timeout(PROMPT, read(&mut reader)).await {
+        Ok(Ok(Some(FromRank::Hello { seat }))) => seat,
         Ok(Err(error)) => {
             tracing::warn!(%error, "connection without a hello");
             return;
@@ -106,7 +120,7 @@ async fn serve(stream: UnixStream, events: mpsc::Sender<Event>) {
     let sender = Sender(writer);
     // The receiver is gone only when the gang is being dropped.
     if events
-        .send(Event::Connected { rank, sender })
+        .send(Event::Connected { seat, sender })
         .await
         .is_err()
     {
@@ -115,18 +129,18 @@ async fn serve(stream: UnixStream, events: mpsc::Sender<Event>) {
     loop {
         match read(&mut reader).await {
             Ok(Some(message)) => {
-                if events.send(Event::Said { rank, message }).await.is_err() {
+                if events.send(Event::Said { seat, message }).await.is_err() {
                     return;
                 }
             }
             Ok(None) => break,
             Err(error) => {
-                tracing::warn!(rank, %error, "connection failed");
+                tracing::warn!(seat, %error, "connection failed");
                 break;
             }
         }
     }
-    let _ = events.send(Event::Disconnected { rank }).await;
+    let _ = events.send(Event::Disconnected { seat }).await;
 }
 
 async fn read(reader: &mut BufReader<OwnedReadHalf>) -> Result<Option<FromRank>, IpcError> {
@@ -155,18 +169,18 @@ mod tests {
         served.spawn(accept(listener, events));
         let folder = File::open(&deep).unwrap();
         let mut rank = UnixStream::connect(short_path(&folder)).await.unwrap();
-        for message in [FromRank::Hello { rank: 3 }, FromRank::Done] {
+        for message in [FromRank::Hello { seat: 3 }, FromRank::Done] {
             rank.write_all(&encode(&message).unwrap()).await.unwrap();
         }
         drop(rank);
-        let Some(Event::Connected { rank: 3, .. }) = received.recv().await else {
-            panic!("no connection of rank 3");
+        let Some(Event::Connected { seat: 3, .. }) = received.recv().await else {
+            panic!("no connection of seat 3");
         };
-        let Some(Event::Said { rank: 3, message }) = received.recv().await else {
+        let Some(Event::Said { seat: 3, message }) = received.recv().await else {
             panic!("nothing was said");
         };
         assert_eq!(message, FromRank::Done);
         let end = received.recv().await;
-        assert!(matches!(end, Some(Event::Disconnected { rank: 3 })));
+        assert!(matches!(end, Some(Event::Disconnected { seat: 3 })));
     }
 }

@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::lines::Lines;
-use super::report::Report;
 use super::throttle::{Throttle, Verdict};
 
 /// Lines in one report.
@@ -71,8 +70,8 @@ impl LineSender {
     }
 }
 
-/// Gathers lines into reports until every sender is gone.
-pub(crate) async fn batch(mut lines: LineReceiver, rank: u32, report: impl Fn(Report)) {
+/// Gathers lines into batches until every sender is gone.
+pub(crate) async fn batch(mut lines: LineReceiver, report: impl Fn(Vec<LogLine>)) {
     while let Some(first) = lines.recv().await {
         let mut batch = vec![first];
         let deadline = Instant::now() + LINGER;
@@ -81,7 +80,7 @@ pub(crate) async fn batch(mut lines: LineReceiver, rank: u32, report: impl Fn(Re
         {
             batch.push(line);
         }
-        report(Report::Logs { rank, lines: batch });
+        report(batch);
     }
 }
 
@@ -105,14 +104,11 @@ mod tests {
         let reports = RefCell::new(Vec::new());
         let (last, ()) = tokio::join!(
             sender.read(text.as_bytes()),
-            batch(receiver, 3, |report| reports.borrow_mut().push(report))
+            batch(receiver, |lines| reports.borrow_mut().push(lines))
         );
         assert_eq!(last.as_deref(), Some("line 199"));
         let mut texts = Vec::new();
-        for report in reports.into_inner() {
-            let Report::Logs { rank: 3, lines } = report else {
-                panic!("{report:?}");
-            };
+        for lines in reports.into_inner() {
             assert!(lines.len() <= BATCH);
             texts.extend(lines.into_iter().map(|line| line.text));
         }

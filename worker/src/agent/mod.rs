@@ -5,6 +5,7 @@ mod assets;
 mod backoff;
 mod connection;
 mod coordinators;
+mod crew;
 mod gang;
 mod identity;
 mod key;
@@ -12,6 +13,7 @@ mod lines;
 mod logs;
 mod mailbox;
 mod outbox;
+mod pulse;
 mod push;
 mod rank_process;
 mod report;
@@ -35,6 +37,7 @@ use coordinators::Coordinators;
 use identity::Home;
 use mailbox::Mailbox;
 use outbox::Outbox;
+use pulse::Pulse;
 use session::Session;
 use supervisor::Supervisor;
 
@@ -60,6 +63,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
 
     let coordinators = Coordinators::new(&args.coordinator)?;
     let mailbox = Mailbox::new(Outbox::new(OUTBOX_LIMIT));
+    let pulse = Pulse::default();
     let (orders, received) = mpsc::channel(ORDERS);
     let session = Session {
         coordinators: coordinators.clone(),
@@ -77,10 +81,17 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
             running: Vec::new(),
         },
         mailbox: mailbox.clone(),
+        pulse: pulse.clone(),
         orders,
         seed: incarnation.as_u64_pair().0,
     };
-    let mut supervisor = Supervisor::new(&args, coordinators, home.runs.clone(), mailbox.clone());
+    let mut supervisor = Supervisor::new(
+        &args,
+        coordinators,
+        home.runs.clone(),
+        mailbox.clone(),
+        pulse,
+    );
 
     let stop_session = CancellationToken::new();
     let session = tokio::spawn(session.run(stop_session.clone()));

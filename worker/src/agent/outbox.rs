@@ -67,13 +67,16 @@ impl Outbox {
         self.announcements.remove(gang);
     }
 
-    /// The gang was revoked: nothing more of it leaves this worker but its log lines, which often
-    /// tell why.
+    /// The gang was revoked: nothing more of it or of its job's earlier ones leaves this worker but their
+    /// log lines, which often tell why.
     pub(crate) fn retract(&mut self, gang: &GangKey) {
-        self.finish(gang);
+        let ends =
+            |known: &GangKey| known.job_id == gang.job_id && known.generation <= gang.generation;
+        self.open.retain(|known| !ends(known));
+        self.announcements.retain(|known, _| !ends(known));
         let mut freed = 0;
         self.entries.retain(|_, entry| {
-            let stays = entry.gang != *gang || entry.is_log();
+            let stays = !ends(&entry.gang) || entry.is_log();
             freed += if stays { 0 } else { entry.weight() };
             stays
         });
@@ -226,7 +229,8 @@ impl Dropped {
                 self.lines += lines.len() as u64;
             }
             Body::Report(Report::Metrics(_)) => self.metrics += 1,
-            Body::Report(Report::Rank { .. } | Report::Warning { .. }) | Body::Dropped(_) => {}
+            Body::Report(Report::Rank { .. } | Report::Warning { .. } | Report::Recovered(_))
+            | Body::Dropped(_) => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use espalier_job::Job;
-use espalier_proto::v1::{StartGang, StepCommit};
+use espalier_proto::v1::StepCommit;
 use espalier_registry::{
     Alias, Client, ClientError, Digest, Expected, Kind, Lineage, PublishRequest,
 };
@@ -39,6 +39,7 @@ pub(super) struct Pusher {
     model_alias: String,
     seed: u64,
     parent: Option<Digest>,
+    teacher: Option<Digest>,
 }
 
 impl Pusher {
@@ -46,7 +47,7 @@ impl Pusher {
         coordinators: &Coordinators,
         gang: &GangKey,
         job: &Job,
-        order: &StartGang,
+        teacher: Option<Digest>,
     ) -> Self {
         Self {
             coordinators: coordinators.clone(),
@@ -54,8 +55,19 @@ impl Pusher {
             model_name: job.publish.name.clone(),
             model_alias: job.publish.alias.clone(),
             seed: job.train.seed,
-            parent: order.resume_digest.parse().ok(),
+            parent: None,
+            teacher,
         }
+    }
+
+    /// From now on checkpoints are of this gang.
+    pub(super) fn advance(&mut self, gang: &GangKey) {
+        self.gang = gang.clone();
+    }
+
+    /// Generation of the gang.
+    pub(super) fn generation(&self) -> u64 {
+        self.gang.generation
     }
 
     /// The next checkpoint comes after `digest`.
@@ -96,16 +108,14 @@ impl Pusher {
     fn request(&self, step: u64, kind: CheckpointKind) -> PublishRequest {
         let GangKey { job_id, generation } = &self.gang;
         let is_model = kind == CheckpointKind::Model;
-        let (name, alias) = match kind {
-            CheckpointKind::Training => (format!("job-{job_id}"), "latest"),
-            CheckpointKind::Model => (self.model_name.clone(), self.model_alias.as_str()),
+        let (name, alias, kind) = match kind {
+            CheckpointKind::Training => (format!("job-{job_id}"), "latest", Kind::Training),
+            CheckpointKind::Model => {
+                let name = self.model_name.clone();
+                (name, self.model_alias.as_str(), Kind::Model)
+            }
         };
         PublishRequest {
-            name,
-            kind: match kind {
-                CheckpointKind::Training => Kind::Training,
-                CheckpointKind::Model => Kind::Model,
-            },
             alias: Some(Alias {
                 name: alias.to_owned(),
                 expected: Expected::Any,
@@ -116,6 +126,7 @@ impl Pusher {
                 generation: Some(*generation),
                 step: Some(step),
                 parent: self.parent,
+                teacher: self.teacher,
                 seed: Some(self.seed),
             },
             commit: Some(StepCommit {
@@ -129,6 +140,8 @@ impl Pusher {
                 "{job_id}-{generation}-{step}-{}",
                 if is_model { "model" } else { "training" }
             )),
+            actor: format!("job {job_id}"),
+            ..PublishRequest::new(name, kind)
         }
     }
 }

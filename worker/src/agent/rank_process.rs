@@ -16,11 +16,11 @@ use crate::args::Device;
 
 /// Which rank to start, and where.
 pub(super) struct Spawn<'a> {
-    pub(super) rank: u32,
-    /// Slots of the gang on this worker: its GPUs, from which a rank takes its own.
-    pub(super) slots: &'a [u32],
+    pub(super) seat: u64,
+    /// Its slot on this worker: the GPU that it sees.
+    pub(super) slot: u32,
     pub(super) device: Device,
-    /// Folder of the gang, with the agent's socket.
+    /// Folder of the job's ranks, with the agent's socket.
     pub(super) run_dir: &'a Path,
 }
 
@@ -31,7 +31,7 @@ pub(super) fn start(
     reporter: Reporter,
     kill: CancellationToken,
 ) -> io::Result<impl Future<Output = Exit> + Send + 'static> {
-    let rank = spawn.rank;
+    let seat = spawn.seat;
     let mut command = Command::new(std::env::current_exe()?);
     command
         .arg("rank")
@@ -39,7 +39,7 @@ pub(super) fn start(
         // The name alone: the whole path may be longer than the kernel takes for a socket.
         .arg(SOCKET)
         .current_dir(spawn.run_dir)
-        .args(["--rank", &rank.to_string()])
+        .args(["--seat", &seat.to_string()])
         // One thread per rank: more would fight for the cores of the other ranks.
         .env("OMP_NUM_THREADS", "1")
         .stdin(Stdio::null())
@@ -47,8 +47,7 @@ pub(super) fn start(
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     if spawn.device == Device::Cuda {
-        let slots: Vec<String> = spawn.slots.iter().map(u32::to_string).collect();
-        command.env("CUDA_VISIBLE_DEVICES", slots.join(","));
+        command.env("CUDA_VISIBLE_DEVICES", spawn.slot.to_string());
     }
     let mut child = command.spawn()?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -68,7 +67,7 @@ pub(super) fn start(
                 None => None,
             }
         };
-        let report = logs::batch(queue, rank, |report| reporter.push(report));
+        let report = logs::batch(queue, |lines| reporter.logs(seat, lines));
         let (status, (), last_line, ()) =
             tokio::join!(ended(&mut child, &kill), read_stdout, read_stderr, report);
         Exit { status, last_line }

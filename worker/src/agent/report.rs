@@ -2,17 +2,24 @@
 
 use espalier_proto::v1::session_request::Message;
 use espalier_proto::v1::{
-    FaultKind, LogLine, LogReport, MetricsReport, RankReport, RankState, StepMetrics, WarningReport,
+    FaultKind, LogLine, LogReport, MetricsReport, RankReport, RankState, RecoveryReport,
+    StepMetrics, WarningReport,
 };
 
 use super::key::GangKey;
-use crate::ipc::{Fault, Metrics};
+use crate::ipc::{Fault, Metrics, Recovered};
 
 /// A report, before it has a number.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Report {
     /// A rank changed. Never dropped.
-    Rank { rank: u32, status: RankStatus },
+    Rank {
+        rank: u32,
+        seat: u64,
+        status: RankStatus,
+    },
+    /// The first step after a recovery is done. Never dropped.
+    Recovered(Recovered),
     /// For the job's feed. Never dropped.
     Warning { reason: String },
     /// Measurements of a step.
@@ -24,6 +31,10 @@ pub(crate) enum Report {
 /// How a rank stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RankStatus {
+    /// A recruit can join.
+    Ready,
+    /// It has lost its peers and waits for others.
+    Waiting { reason: String },
     /// It has met its peers.
     Running { total_steps: u64 },
     /// It has done all its work.
@@ -43,7 +54,7 @@ impl Report {
         const OVERHEAD: usize = 128;
         OVERHEAD
             + match self {
-                Self::Rank { .. } => 0,
+                Self::Rank { .. } | Self::Recovered(_) => 0,
                 Self::Warning { reason } => reason.len(),
                 Self::Metrics(metrics) => 8 * metrics.gate_rates.len(),
                 Self::Logs { lines, .. } => lines.iter().map(|line| 32 + line.text.len()).sum(),
@@ -54,9 +65,19 @@ impl Report {
     pub(crate) fn message(&self, sequence: u64, gang: &GangKey) -> Message {
         let GangKey { job_id, generation } = gang.clone();
         match self.clone() {
-            Self::Rank { rank, status } => {
-                Message::RankReport(rank_report(sequence, gang, rank, status))
+            Self::Rank { rank, seat, status } => {
+                Message::RankReport(rank_report(sequence, gang, (rank, seat), status))
             }
+            Self::Recovered(recovered) => Message::Recovery(RecoveryReport {
+                sequence,
+                job_id,
+                generation: recovered.generation,
+                step: recovered.step,
+                healed: recovered.healed,
+                meet_ms: recovered.meet_ms,
+                heal_ms: recovered.heal_ms,
+                step_ms: recovered.step_ms,
+            }),
             Self::Warning { reason } => Message::Warning(WarningReport {
                 sequence,
                 job_id,
@@ -79,15 +100,26 @@ impl Report {
     }
 }
 
-fn rank_report(sequence: u64, gang: &GangKey, rank: u32, status: RankStatus) -> RankReport {
+fn rank_report(
+    sequence: u64,
+    gang: &GangKey,
+    (rank, seat): (u32, u64),
+    status: RankStatus,
+) -> RankReport {
     let mut report = RankReport {
         sequence,
         job_id: gang.job_id.clone(),
         generation: gang.generation,
         rank,
+        seat,
         ..RankReport::default()
     };
     match status {
+        RankStatus::Ready => report.set_state(RankState::Ready),
+        RankStatus::Waiting { reason } => {
+            report.set_state(RankState::Waiting);
+            report.reason = reason;
+        }
         RankStatus::Running { total_steps } => {
             report.set_state(RankState::Running);
             report.total_steps = total_steps;

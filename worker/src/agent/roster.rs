@@ -11,7 +11,7 @@ const EXIT: Duration = Duration::from_secs(30);
 
 /// The ranks. Time is what has passed since some fixed moment.
 #[derive(Debug)]
-pub(crate) struct Roster(BTreeMap<u32, Rank>);
+pub(crate) struct Roster(BTreeMap<u64, Rank>);
 
 #[derive(Debug, Default)]
 struct Rank {
@@ -43,27 +43,29 @@ pub(crate) struct Exit {
 }
 
 impl Roster {
-    /// Ranks whose processes start now.
-    pub(crate) fn new(ranks: impl IntoIterator<Item = u32>, now: Duration) -> Self {
-        let text = format!("did not connect within {} s", HELLO.as_secs());
-        let rank = |rank| {
-            let state = Rank {
-                deadline: Some((now + HELLO, text.clone())),
-                ..Rank::default()
-            };
-            (rank, state)
-        };
-        Self(ranks.into_iter().map(rank).collect())
+    /// Processes that start now, by their seats.
+    pub(crate) fn new(seats: impl IntoIterator<Item = u64>, now: Duration) -> Self {
+        Self(
+            seats
+                .into_iter()
+                .map(|seat| (seat, Rank::starting(now)))
+                .collect(),
+        )
     }
 
-    /// A connection says it is this rank. Errors when it cannot be.
-    pub(crate) fn connected(&mut self, rank: u32) -> Result<(), String> {
+    /// A process starts now.
+    pub(crate) fn add(&mut self, seat: u64, now: Duration) {
+        self.0.insert(seat, Rank::starting(now));
+    }
+
+    /// A connection says it is of this seat. Errors when it cannot be.
+    pub(crate) fn connected(&mut self, seat: u64) -> Result<(), String> {
         let state = self
             .0
-            .get_mut(&rank)
-            .ok_or_else(|| format!("rank {rank} is not of this worker"))?;
+            .get_mut(&seat)
+            .ok_or_else(|| format!("seat {seat} is not of this worker"))?;
         if state.link != Link::None || state.exit.is_some() {
-            return Err(format!("rank {rank} has connected before"));
+            return Err(format!("seat {seat} has connected before"));
         }
         state.link = Link::Open;
         state.deadline = None;
@@ -71,8 +73,8 @@ impl Roster {
     }
 
     /// The rank has said that it is done or has failed. False when it had said so before.
-    pub(crate) fn settled(&mut self, rank: u32, now: Duration) -> bool {
-        let Some(state) = self.0.get_mut(&rank) else {
+    pub(crate) fn settled(&mut self, seat: u64, now: Duration) -> bool {
+        let Some(state) = self.0.get_mut(&seat) else {
             return false;
         };
         state.must_exit(now, "had said its last word");
@@ -80,37 +82,67 @@ impl Roster {
     }
 
     /// The rank's connection has ended. Gives the failure if that makes it one.
-    pub(crate) fn disconnected(&mut self, rank: u32, now: Duration) -> Option<String> {
-        let state = self.0.get_mut(&rank)?;
+    pub(crate) fn disconnected(&mut self, seat: u64, now: Duration) -> Option<String> {
+        let state = self.0.get_mut(&seat)?;
         state.link = Link::Closed;
         state.must_exit(now, "had closed its connection");
         state.failure()
     }
 
     /// The rank's process has ended. Gives the failure if that makes it one.
-    pub(crate) fn exited(&mut self, rank: u32, exit: Exit) -> Option<String> {
-        let state = self.0.get_mut(&rank)?;
+    pub(crate) fn exited(&mut self, seat: u64, exit: Exit) -> Option<String> {
+        let state = self.0.get_mut(&seat)?;
         state.exit = Some(exit);
         state.failure()
     }
 
     /// This worker kills the rank.
-    pub(crate) fn killed(&mut self, rank: u32, reason: String) {
-        if let Some(state) = self.0.get_mut(&rank) {
+    pub(crate) fn killed(&mut self, seat: u64, reason: String) {
+        if let Some(state) = self.0.get_mut(&seat) {
             state.killed.get_or_insert(reason);
         }
     }
 
     /// Ranks that must be killed, and why.
-    pub(crate) fn overdue(&self, now: Duration) -> Vec<(u32, String)> {
+    pub(crate) fn overdue(&self, now: Duration) -> Vec<(u64, String)> {
         self.0
             .iter()
             .filter(|(_, state)| state.exit.is_none() && state.killed.is_none())
-            .filter_map(|(&rank, state)| match &state.deadline {
-                Some((deadline, reason)) if now >= *deadline => Some((rank, reason.clone())),
+            .filter_map(|(&seat, state)| match &state.deadline {
+                Some((deadline, reason)) if now >= *deadline => Some((seat, reason.clone())),
                 _ => None,
             })
             .collect()
+    }
+
+    /// The process is there and has not said its last word.
+    pub(crate) fn works(&self, seat: u64) -> bool {
+        let working =
+            |state: &Rank| state.exit.is_none() && !state.settled && state.killed.is_none();
+        self.0.get(&seat).is_some_and(working)
+    }
+
+    /// Whether there is, or was, a process in this seat.
+    pub(crate) fn knows(&self, seat: u64) -> bool {
+        self.0.contains_key(&seat)
+    }
+
+    /// The seats of all processes.
+    pub(crate) fn seats(&self) -> Vec<u64> {
+        self.0.keys().copied().collect()
+    }
+
+    /// The seat is of no more use: what becomes of its process is not told, and it must not stay.
+    pub(crate) fn dismissed(&mut self, seat: u64) {
+        if let Some(state) = self.0.get_mut(&seat) {
+            state.settled = true;
+        }
+    }
+
+    /// Whether a process was killed that has not ended yet.
+    pub(crate) fn dying(&self) -> bool {
+        let dying = |state: &Rank| state.killed.is_some() && state.exit.is_none();
+        self.0.values().any(dying)
     }
 
     /// Whether every process has ended and everything it said was heard.
@@ -120,6 +152,14 @@ impl Roster {
 }
 
 impl Rank {
+    fn starting(now: Duration) -> Self {
+        let text = format!("did not connect within {} s", HELLO.as_secs());
+        Self {
+            deadline: Some((now + HELLO, text)),
+            ..Self::default()
+        }
+    }
+
     /// A process that ended may have left messages in its connection: they count first. One that
     /// never connected has nothing to say, because it speaks only after `Start`.
     fn ended(&self) -> bool {
@@ -211,6 +251,21 @@ mod tests {
         assert_eq!(roster.disconnected(0, NOW), None);
         assert_eq!(roster.exited(0, exit()), None);
         assert!(roster.ended());
+    }
+
+    #[test]
+    fn a_dismissed_rank_dies_without_a_word() {
+        let mut roster = Roster::new([4, 5], NOW);
+        roster.connected(4).unwrap();
+        assert!(roster.works(4) && !roster.dying());
+        roster.dismissed(4);
+        roster.killed(4, "is not needed".to_owned());
+        assert!(!roster.works(4) && roster.dying());
+        assert_eq!(roster.disconnected(4, NOW), None);
+        assert_eq!(roster.exited(4, exit()), None);
+        assert!(!roster.dying() && roster.works(5) && !roster.works(6));
+        roster.add(6, NOW);
+        assert!(roster.works(6) && roster.knows(4) && !roster.knows(7));
     }
 
     #[test]

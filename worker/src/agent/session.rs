@@ -20,6 +20,7 @@ use super::coordinators::{Coordinators, endpoint};
 use super::key::GangKey;
 use super::mailbox::Mailbox;
 use super::outbox::Outbox;
+use super::pulse::Pulse;
 
 /// Messages on their way into the stream.
 const OUTGOING: usize = 16;
@@ -76,6 +77,8 @@ pub(crate) struct Session {
     pub(crate) register: Register,
     /// Reports to send.
     pub(crate) mailbox: Mailbox,
+    /// What ranks last said of themselves.
+    pub(crate) pulse: Pulse,
     /// The supervisor.
     pub(crate) orders: mpsc::Sender<Order>,
     /// Seed of the waiting times.
@@ -114,7 +117,7 @@ impl Session {
             Ok((outgoing, incoming, heartbeat)) => {
                 let reports = self.mailbox.subscribe();
                 tokio::select! {
-                    error = send(outgoing, reports, heartbeat) => error,
+                    error = send(outgoing, reports, &self.pulse, heartbeat) => error,
                     error = self.receive(incoming) => error,
                 }
             }
@@ -214,6 +217,7 @@ impl Session {
 async fn send(
     outgoing: mpsc::Sender<SessionRequest>,
     reports: watch::Receiver<Outbox>,
+    pulse: &Pulse,
     heartbeat: Duration,
 ) -> SessionError {
     let mut ticks = interval(heartbeat);
@@ -226,7 +230,7 @@ async fn send(
     loop {
         let message = tokio::select! {
             biased;
-            _ = ticks.tick() => Outgoing::Heartbeat(Heartbeat {}),
+            _ = ticks.tick() => Outgoing::Heartbeat(Heartbeat { ranks: pulse.ranks() }),
             message = pending.next() => match message {
                 Some(message) => message,
                 None => return SessionError::Stopping,

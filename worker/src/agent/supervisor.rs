@@ -5,16 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use espalier_proto::v1::session_response::Message as Incoming;
-use espalier_proto::v1::{Rendezvous, RunningGang, StartGang};
-use tokio::sync::{mpsc, watch};
+use espalier_proto::v1::{Rendezvous, RunningGang};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::coordinators::Coordinators;
-use super::gang::{Gang, Place};
+use super::gang::{Begin, Command, Gang, Place};
 use super::key::GangKey;
 use super::mailbox::Mailbox;
+use super::pulse::Pulse;
 use super::report::RankStatus;
 use super::session::Order;
 use super::state::{Action, State};
@@ -24,20 +25,30 @@ use crate::ipc::Fault;
 /// How long gangs that were told to stop may take to kill and reap their ranks.
 const STOP: Duration = Duration::from_secs(30);
 
-/// Owns the gangs of this worker.
+/// Commands on their way to a crew; one that does not take them is killed.
+const COMMANDS: usize = 64;
+/// Seats on their way to be free again.
+const VACATED: usize = 4096;
+
+/// Owns the crews of this worker.
 pub(super) struct Supervisor {
     state: State,
     place: Place,
     mailbox: Mailbox,
-    gangs: BTreeMap<GangKey, Handle>,
-    tasks: JoinSet<GangKey>,
+    /// By the gang that each began with.
+    crews: BTreeMap<GangKey, Handle>,
+    tasks: JoinSet<(GangKey, Vec<Command>)>,
+    vacate: mpsc::Sender<(GangKey, u64)>,
+    vacated: mpsc::Receiver<(GangKey, u64)>,
 }
 
-/// The way to a gang's task.
+/// The way to a crew's task.
 struct Handle {
     stop: CancellationToken,
     gone: CancellationToken,
-    rendezvous: watch::Sender<Option<String>>,
+    commands: mpsc::Sender<Command>,
+    /// Commands that came after the crew's end, until it is gone.
+    late: Vec<Command>,
 }
 
 impl Supervisor {
@@ -46,7 +57,9 @@ impl Supervisor {
         coordinators: Coordinators,
         runs: PathBuf,
         mailbox: Mailbox,
+        pulse: Pulse,
     ) -> Self {
+        let (vacate, vacated) = mpsc::channel(VACATED);
         Self {
             state: State::new(args.slots),
             place: Place {
@@ -54,10 +67,13 @@ impl Supervisor {
                 coordinators,
                 rendezvous_host: args.host.clone(),
                 device: args.device,
+                pulse,
             },
             mailbox,
-            gangs: BTreeMap::new(),
+            crews: BTreeMap::new(),
             tasks: JoinSet::new(),
+            vacate,
+            vacated,
         }
     }
 
@@ -76,13 +92,14 @@ impl Supervisor {
                     None => return,
                 },
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
+                Some((crew, seat)) = self.vacated.recv() => self.state.vacated(&crew, seat),
             }
         }
     }
 
     /// Kills every gang and waits until all are gone, at most [`STOP`].
     pub(super) async fn stop_all(&mut self) {
-        for handle in self.gangs.values() {
+        for handle in self.crews.values() {
             handle.stop.cancel();
         }
         let all_gone = async {
@@ -103,7 +120,7 @@ impl Supervisor {
             // reports, not their absence, say how they ended.
             Order::Running(answer) => {
                 let mut gangs = self.mailbox.unacknowledged();
-                gangs.extend(self.state.running().cloned());
+                gangs.extend(self.state.running());
                 let running = gangs.into_iter().map(|gang| RunningGang {
                     job_id: gang.job_id,
                     generation: gang.generation,
@@ -115,6 +132,10 @@ impl Supervisor {
                 for action in self.state.start(order) {
                     self.act(action);
                 }
+            }
+            Order::Message(Incoming::Recruit(order)) => {
+                let action = self.state.recruit(order);
+                self.act(action);
             }
             Order::Message(Incoming::Revoke(revoke)) => {
                 let action = self.state.revoke(&revoke);
@@ -129,54 +150,90 @@ impl Supervisor {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Start { gang, order, slots } => self.start(gang, *order, slots),
-            Action::Stop { gang, reason } => {
-                tracing::info!(%gang, reason, "gang is stopped");
-                self.mailbox.update(|outbox| outbox.retract(&gang));
-                if let Some(handle) = self.gangs.get(&gang) {
+            Action::Start { crew, order, slots } => {
+                tracing::info!(gang = %crew, ?slots, first_rank = order.first_rank, world_size = order.world_size, "gang starts");
+                let ranks = order
+                    .seats
+                    .iter()
+                    .copied()
+                    .zip(order.first_rank..)
+                    .collect();
+                self.start(crew, Begin::Gang(order), slots, ranks);
+            }
+            Action::Regroup { crew, order } => self.command(&crew, Command::Regroup(order)),
+            Action::Recruit {
+                crew,
+                order,
+                slots,
+                anew: true,
+            } => {
+                tracing::info!(gang = %crew, ?slots, "recruits start");
+                self.start(crew, Begin::Recruits(order), slots, BTreeMap::new());
+            }
+            Action::Recruit {
+                crew, order, slots, ..
+            } => {
+                tracing::info!(gang = %crew, ?slots, "recruits start");
+                self.command(&crew, Command::Recruit(order, slots));
+            }
+            Action::Stop {
+                crew,
+                generation,
+                reason,
+            } => {
+                tracing::info!(gang = %crew, generation, reason, "gang is stopped");
+                let last = GangKey::new(&crew.job_id, generation);
+                self.mailbox.update(|outbox| outbox.retract(&last));
+                if let Some(handle) = self.crews.get(&crew) {
                     handle.stop.cancel();
                 }
             }
             Action::Refuse {
                 gang,
-                ranks,
+                seats,
                 reason,
             } => {
                 tracing::warn!(%gang, reason, "gang is refused");
-                let reporter = self.mailbox.open(gang.clone());
-                for rank in ranks {
+                let reporter = self.mailbox.open(gang, seats.clone());
+                for seat in seats.into_keys() {
                     reporter.rank(
-                        rank,
+                        seat,
                         RankStatus::Failed {
                             fault: Fault::Infrastructure,
                             reason: format!("the worker refused the gang: {reason}"),
                         },
                     );
                 }
-                self.mailbox.update(|outbox| outbox.finish(&gang));
+                reporter.finish();
             }
             Action::Ignore { gang, reason } => tracing::debug!(%gang, reason, "order is ignored"),
         }
     }
 
-    fn start(&mut self, gang: GangKey, order: StartGang, slots: Vec<u32>) {
-        tracing::info!(%gang, ?slots, first_rank = order.first_rank, world_size = order.world_size, "gang starts");
+    fn start(
+        &mut self,
+        crew: GangKey,
+        begin: Begin,
+        slots: BTreeMap<u64, u32>,
+        ranks: BTreeMap<u64, u32>,
+    ) {
         let (stop, gone) = (CancellationToken::new(), CancellationToken::new());
-        let (rendezvous, address) = watch::channel(None);
-        // A gang that was stopped has given back its slots, but may still be dying in them.
+        let (commands, received) = mpsc::channel(COMMANDS);
+        // A crew that was stopped has given back its slots, but may still be dying in them.
         let dying: Vec<CancellationToken> = self
-            .gangs
+            .crews
             .values()
             .filter(|handle| handle.stop.is_cancelled())
             .map(|handle| handle.gone.clone())
             .collect();
         let task = Gang {
-            key: gang.clone(),
-            order,
+            key: crew.clone(),
+            begin,
             slots,
             place: self.place.clone(),
-            reporter: self.mailbox.open(gang.clone()),
-            rendezvous: address,
+            reporter: self.mailbox.open(crew.clone(), ranks),
+            commands: received,
+            vacated: self.vacate.clone(),
             stop: stop.clone(),
         };
         self.tasks.spawn(async move {
@@ -184,38 +241,74 @@ impl Supervisor {
                 gone.cancelled().await;
             }
             let key = task.key.clone();
-            task.run().await;
-            key
+            (key, task.run().await)
         });
         let handle = Handle {
             stop,
             gone,
-            rendezvous,
+            commands,
+            late: Vec::new(),
         };
-        self.gangs.insert(gang, handle);
+        self.crews.insert(crew, handle);
     }
 
-    fn rendezvous(&self, rendezvous: Rendezvous) {
-        let gang = GangKey::new(&rendezvous.job_id, rendezvous.generation);
-        match self.gangs.get(&gang) {
-            Some(handle) => {
-                handle.rendezvous.send_replace(Some(rendezvous.address));
+    /// A crew that has just ended gets no more commands; what was meant for it is decided anew once it is
+    /// gone.
+    fn command(&mut self, crew: &GangKey, command: Command) {
+        let Some(handle) = self.crews.get_mut(crew) else {
+            return;
+        };
+        match handle.commands.try_send(command) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Closed(command)) => handle.late.push(command),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                tracing::error!(gang = %crew, "the crew takes no commands; it is stopped");
+                handle.stop.cancel();
             }
-            None => tracing::debug!(%gang, "rendezvous of a gang that does not run here"),
         }
     }
 
-    fn ended(&mut self, ended: Result<GangKey, tokio::task::JoinError>) {
+    /// Decides on a command that came too late for its crew.
+    fn again(&mut self, command: Command) {
+        let action = match command {
+            Command::Regroup(order) => self.state.late(*order),
+            Command::Recruit(order, _) => self.state.recruit(*order),
+            Command::Rendezvous { .. } => return,
+        };
+        self.act(action);
+    }
+
+    fn rendezvous(&mut self, rendezvous: Rendezvous) {
+        let Some(crew) = self.state.crew(&rendezvous.job_id) else {
+            tracing::debug!(
+                job = rendezvous.job_id,
+                "rendezvous of a gang that does not run here"
+            );
+            return;
+        };
+        let command = Command::Rendezvous {
+            generation: rendezvous.generation,
+            address: rendezvous.address,
+        };
+        self.command(&crew, command);
+    }
+
+    fn ended(&mut self, ended: Result<(GangKey, Vec<Command>), tokio::task::JoinError>) {
         match ended {
-            Ok(gang) => {
-                tracing::info!(%gang, "gang has ended");
-                self.state.ended(&gang);
-                self.mailbox.update(|outbox| outbox.finish(&gang));
-                if let Some(handle) = self.gangs.remove(&gang) {
-                    handle.gone.cancel();
+            Ok((crew, late)) => {
+                tracing::info!(gang = %crew, "gang has ended");
+                self.state.ended(&crew);
+                let Some(handle) = self.crews.remove(&crew) else {
+                    return;
+                };
+                handle.gone.cancel();
+                if !handle.stop.is_cancelled() {
+                    for command in late.into_iter().chain(handle.late) {
+                        self.again(command);
+                    }
                 }
             }
-            // A gang's task that panicked is a defect of the agent: its ranks died with it, and the
+            // A crew's task that panicked is a defect of the agent: its ranks died with it, and the
             // coordinator hears of it by the agent's restart.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use espalier_job::{DataFormat, DecideBy};
+use espalier_job::{Damaged, DataFormat, DecideBy, Interpolation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -49,10 +49,23 @@ pub struct DatasetCard {
     pub validation: String,
     /// Validation samples.
     pub samples: u64,
+    /// As `data.crop_pct` of the job.
+    #[serde(default = "whole")]
+    pub crop_pct: f64,
+    /// As `data.interpolation` of the job.
+    #[serde(default)]
+    pub interpolation: Interpolation,
+    /// As `data.damaged` of the job.
+    #[serde(default)]
+    pub damaged: Damaged,
     /// Digest of training and validation data together.
     pub digest: String,
     /// Digest of the validation data.
     pub validation_digest: String,
+}
+
+fn whole() -> f64 {
+    1.0
 }
 
 /// Multiply-accumulates for one image. Ratios are over `dense`.

@@ -1,24 +1,26 @@
 //! The rank's end of the socket to its agent: JSON lines, see `crate::ipc`.
+//!
+//! A thread reads. It keeps of each kind of message the newest, so nothing piles up, and it fails the
+//! collective of a group whose ranks are to part at once: the trainer, which waits in it, wakes up.
 
 use std::{
-    io::BufReader,
+    io::{self, BufReader, Write as _},
     net::Shutdown,
     os::unix::net::UnixStream,
     path::Path,
     process,
     sync::{
-        Arc,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use crate::ipc::{self, FromRank, IpcError, Start, ToRank};
+use espalier_collective::Collective;
 
-/// Messages read ahead. The agent sends at most one for each thing that the rank waits for.
-const INBOX: usize = 16;
+use crate::ipc::{self, Formation, FromRank, Group, IpcError, Start, ToRank};
+
 /// How long the agent may leave the socket's buffer full.
 const WRITE_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -31,7 +33,7 @@ pub enum LinkError {
         /// The socket.
         path: String,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A message could not be sent.
     #[error("cannot tell the agent: {0}")]
@@ -44,32 +46,42 @@ pub enum LinkError {
         /// How long.
         deadline: Duration,
     },
-    /// The agent sent something else.
-    #[error("the agent sent {got} where {what} was due")]
-    Unexpected {
-        /// What was waited for.
-        what: &'static str,
-        /// What came.
-        got: String,
-    },
-    /// The reader has ended.
-    #[error("the agent closed the connection")]
-    Closed,
 }
 
 /// The connection. The process exits as soon as the agent closes it: a rank without an agent must
 /// not go on.
 #[derive(Debug)]
-pub struct Link {
-    stream: UnixStream,
-    inbox: Receiver<ToRank>,
+pub(super) struct Link {
+    /// Held for a whole message.
+    stream: Arc<Mutex<UnixStream>>,
+    inbox: Arc<Inbox>,
     closing: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
 }
 
+/// What the agent has said that is of use yet.
+#[derive(Debug, Default)]
+struct Inbox {
+    news: Mutex<News>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct News {
+    start: Option<Start>,
+    /// The newest group, until it is taken.
+    group: Option<Group>,
+    /// Where the newest group meets.
+    rendezvous: Option<(u64, String)>,
+    /// Step of the last checkpoint that is durable.
+    stored: Option<u64>,
+    /// The collective that the trainer may be waiting in.
+    world: Option<Arc<dyn Collective>>,
+}
+
 impl Link {
     /// Connects to the agent's socket and starts reading.
-    pub fn connect(path: &Path) -> Result<Self, LinkError> {
+    pub(super) fn connect(path: &Path) -> Result<Self, LinkError> {
         let failed = |source| LinkError::Connect {
             path: path.display().to_string(),
             source,
@@ -78,24 +90,26 @@ impl Link {
         stream
             .set_write_timeout(Some(WRITE_DEADLINE))
             .map_err(failed)?;
-        let (sender, inbox) = sync_channel(INBOX);
+        let inbox = Arc::new(Inbox::default());
         let closing = Arc::new(AtomicBool::new(false));
         let input = stream.try_clone().map_err(failed)?;
         let reader = thread::Builder::new()
             .name("agent-reader".to_owned())
             .spawn({
-                let closing = Arc::clone(&closing);
+                let (inbox, closing) = (Arc::clone(&inbox), Arc::clone(&closing));
                 move || {
-                    let end = read(input, &sender);
+                    let end = read(input, &inbox);
                     if !closing.load(Ordering::Acquire) {
-                        tracing::error!(reason = end, "lost the agent");
-                        process::exit(1);
+                        // The agent read the other end of stderr, so a logger may panic here; and an
+                        // orderly exit would wait for libtorch's threads, which wait for the peers.
+                        let _ = writeln!(io::stderr(), "lost the agent: {end}");
+                        process::abort();
                     }
                 }
             })
             .map_err(failed)?;
         Ok(Self {
-            stream,
+            stream: Arc::new(Mutex::new(stream)),
             inbox,
             closing,
             reader: Some(reader),
@@ -103,45 +117,163 @@ impl Link {
     }
 
     /// Sends a message.
-    pub fn send(&self, message: &FromRank) -> Result<(), LinkError> {
-        ipc::write(&mut &self.stream, message).map_err(LinkError::Send)
+    pub(super) fn send(&self, message: &FromRank) -> Result<(), LinkError> {
+        send(&self.stream, message)
     }
 
-    /// The first message.
-    pub fn wait_start(&self, deadline: Duration) -> Result<Start, LinkError> {
-        match self.next("Start", deadline)? {
-            ToRank::Start(start) => Ok(start),
-            other => Err(unexpected("Start", &other)),
-        }
+    /// Sends messages from another thread.
+    pub(super) fn sender(&self) -> impl Fn(&FromRank) -> Result<(), LinkError> + Send + 'static {
+        let stream = Arc::clone(&self.stream);
+        move |message| send(&stream, message)
     }
 
-    /// Where rank 0 listens.
-    pub fn wait_rendezvous(&self, deadline: Duration) -> Result<String, LinkError> {
-        match self.next("Rendezvous", deadline)? {
-            ToRank::Rendezvous { address } => Ok(address),
-            other => Err(unexpected("Rendezvous", &other)),
-        }
+    /// What to do.
+    pub(super) fn wait_start(&self, deadline: Duration) -> Result<Start, LinkError> {
+        self.wait("Start", deadline, |news| news.start.take())
     }
 
-    /// That the checkpoint of `step` is durable. Rank 0 itself needs no rendezvous; one that the
-    /// agent tells the whole gang is passed over.
-    pub fn wait_stored(&self, step: u64, deadline: Duration) -> Result<(), LinkError> {
-        loop {
-            match self.next("Stored", deadline)? {
-                ToRank::Stored { step: stored, .. } if stored == step => return Ok(()),
-                ToRank::Rendezvous { .. } => {}
-                other => return Err(unexpected("Stored", &other)),
+    /// The next group to be in.
+    pub(super) fn wait_group(&self, deadline: Duration) -> Result<Group, LinkError> {
+        self.wait("a group", deadline, |news| news.group.take())
+    }
+
+    /// Where the ranks of a generation meet; none once there is a newer group.
+    pub(super) fn wait_rendezvous(
+        &self,
+        generation: u64,
+        deadline: Duration,
+    ) -> Result<Option<String>, LinkError> {
+        self.wait("the rendezvous", deadline, |news| {
+            if news.group.is_some() {
+                return Some(None);
             }
+            let meant = |(of, _): &mut (u64, String)| *of == generation;
+            news.rendezvous.take_if(meant).map(|(_, at)| Some(at))
+        })
+    }
+
+    /// What a thread of this rank brings by `take`, which is called whenever [`Link::wake`] is; none
+    /// once there is a newer group.
+    pub(super) fn wait_unless_superseded<T>(
+        &self,
+        what: &'static str,
+        deadline: Duration,
+        take: impl Fn() -> Option<T>,
+    ) -> Result<Option<T>, LinkError> {
+        self.wait(what, deadline, |news| match &news.group {
+            Some(_) => Some(None),
+            None => take().map(Some),
+        })
+    }
+
+    /// Lets whoever waits look again; for threads of this rank.
+    pub(super) fn waker(&self) -> impl Fn() + Send + 'static {
+        let inbox = Arc::clone(&self.inbox);
+        move || {
+            // Taken so that a waiter between its look and its sleep does not miss it.
+            let _news = inbox.lock();
+            inbox.changed.notify_all();
         }
     }
 
-    fn next(&self, what: &'static str, deadline: Duration) -> Result<ToRank, LinkError> {
-        self.inbox
-            .recv_timeout(deadline)
-            .map_err(|error| match error {
-                RecvTimeoutError::Timeout => LinkError::Silent { what, deadline },
-                RecvTimeoutError::Disconnected => LinkError::Closed,
-            })
+    /// That the checkpoint of `step` is durable.
+    pub(super) fn wait_stored(&self, step: u64, deadline: Duration) -> Result<(), LinkError> {
+        self.wait("Stored", deadline, |news| {
+            news.stored.filter(|stored| *stored >= step).map(drop)
+        })
+    }
+
+    /// A newer group waits to be taken.
+    pub(super) fn superseded(&self) -> bool {
+        self.inbox.lock().group.is_some()
+    }
+
+    /// Lets the reader fail `world` when its ranks are to part. Done at once if they already are.
+    pub(super) fn watch(&self, world: &Arc<dyn Collective>) {
+        let mut news = self.inbox.lock();
+        news.world = Some(Arc::clone(world));
+        news.part();
+    }
+
+    /// The group is left.
+    pub(super) fn unwatch(&self) {
+        self.inbox.lock().world = None;
+    }
+
+    fn wait<T>(
+        &self,
+        what: &'static str,
+        deadline: Duration,
+        mut take: impl FnMut(&mut News) -> Option<T>,
+    ) -> Result<T, LinkError> {
+        let until = Instant::now() + deadline;
+        let mut news = self.inbox.lock();
+        loop {
+            if let Some(found) = take(&mut news) {
+                return Ok(found);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(LinkError::Silent { what, deadline });
+            }
+            news = self
+                .inbox
+                .changed
+                .wait_timeout(news, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, News> {
+        // Every change of the news is a single store, so they are sound whoever panicked.
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, message: ToRank) {
+        let mut news = self.lock();
+        match message {
+            ToRank::Start(start) => news.start = Some(start),
+            ToRank::Group(group) => {
+                let newest = news.group.as_ref().map_or(0, |known| known.generation);
+                if group.generation > newest {
+                    news.group = Some(group);
+                    news.part();
+                }
+            }
+            ToRank::Rendezvous {
+                generation,
+                address,
+            } => news.rendezvous = Some((generation, address)),
+            ToRank::Stored { step, .. } => news.stored = news.stored.max(Some(step)),
+        }
+        self.changed.notify_all();
+    }
+}
+
+impl News {
+    /// Fails the collective if a newer group says that its ranks part at once.
+    fn part(&self) {
+        if let (Some(world), Some(group)) = (&self.world, &self.group)
+            && group.formation != Formation::Planned
+        {
+            world.abort(&format!(
+                "generation {}: {}",
+                group.generation, group.reason
+            ));
+        }
+    }
+}
+
+impl std::fmt::Debug for News {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("News")
+            .field("group", &self.group)
+            .field("rendezvous", &self.rendezvous)
+            .field("stored", &self.stored)
+            .finish_non_exhaustive()
     }
 }
 
@@ -149,41 +281,37 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Release);
         // Ends the reader. An error means that the other side has closed already, which ends it too.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = stream.shutdown(Shutdown::Both);
+        drop(stream);
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
     }
 }
 
+fn send(stream: &Mutex<UnixStream>, message: &FromRank) -> Result<(), LinkError> {
+    let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+    ipc::write(&mut *stream, message).map_err(LinkError::Send)
+}
+
 /// Reads until the end and says why it ended.
-fn read(input: UnixStream, sender: &SyncSender<ToRank>) -> String {
+fn read(input: UnixStream, inbox: &Inbox) -> String {
     let mut input = BufReader::new(input);
     loop {
         match ipc::read(&mut input) {
-            Ok(Some(message)) => {
-                if sender.try_send(message).is_err() {
-                    return "a message that nothing waits for".to_owned();
-                }
-            }
+            Ok(Some(message)) => inbox.take(message),
             Ok(None) => return "end of stream".to_owned(),
             Err(error) => return error.to_string(),
         }
     }
 }
 
-fn unexpected(what: &'static str, got: &ToRank) -> LinkError {
-    let got = match got {
-        ToRank::Start(_) => "Start".to_owned(),
-        ToRank::Rendezvous { .. } => "Rendezvous".to_owned(),
-        ToRank::Stored { step, .. } => format!("Stored for step {step}"),
-    };
-    LinkError::Unexpected { what, got }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{os::unix::net::UnixListener, path::PathBuf};
+
+    use espalier_collective::Solo;
 
     use super::*;
 
@@ -209,44 +337,78 @@ mod tests {
         }
     }
 
+    fn group(generation: u64, formation: Formation) -> ToRank {
+        ToRank::Group(Group {
+            generation,
+            rank: 0,
+            world_size: 1,
+            committed_step: 0,
+            formation,
+            reason: "a test".to_owned(),
+        })
+    }
+
     #[test]
     fn messages_go_both_ways() {
         let (_folder, mut agent, link) = pair();
-        link.send(&FromRank::Hello { rank: 2 }).unwrap();
+        link.send(&FromRank::Hello { seat: 2 }).unwrap();
         let mut reader = BufReader::new(agent.try_clone().unwrap());
         assert_eq!(
             ipc::read(&mut reader).unwrap(),
-            Some(FromRank::Hello { rank: 2 })
+            Some(FromRank::Hello { seat: 2 })
         );
-        let address = "127.0.0.1:5".to_owned();
-        ipc::write(&mut agent, &ToRank::Rendezvous { address }).unwrap();
+        for (generation, address) in [(6, "127.0.0.1:5"), (7, "127.0.0.1:6")] {
+            let address = address.to_owned();
+            let message = ToRank::Rendezvous {
+                generation,
+                address,
+            };
+            ipc::write(&mut agent, &message).unwrap();
+        }
         ipc::write(&mut agent, &stored(4)).unwrap();
-        // Rank 0 passes the rendezvous over.
         link.wait_stored(4, SOON).unwrap();
+        let address = link.wait_rendezvous(7, SOON).unwrap();
+        assert_eq!(address.as_deref(), Some("127.0.0.1:6"));
         drop(link);
         assert_eq!(ipc::read::<FromRank>(&mut reader).unwrap(), None);
     }
 
     #[test]
-    fn what_is_not_due_is_named() {
+    fn the_newest_group_is_taken_and_ends_waits_of_the_one_before() {
         let (_folder, mut agent, link) = pair();
-        ipc::write(&mut agent, &stored(3)).unwrap();
-        let error = link.wait_start(SOON).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "the agent sent Stored for step 3 where Start was due"
-        );
-        ipc::write(&mut agent, &stored(3)).unwrap();
-        let error = link.wait_stored(4, SOON).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "the agent sent Stored for step 3 where Stored was due"
-        );
+        for generation in [5, 9, 7] {
+            ipc::write(&mut agent, &group(generation, Formation::Survivors)).unwrap();
+        }
+        ipc::write(&mut agent, &stored(1)).unwrap();
+        link.wait_stored(1, SOON).unwrap();
+        assert!(link.superseded());
+        assert_eq!(link.wait_rendezvous(4, SOON).unwrap(), None);
+        assert_eq!(link.wait_group(SOON).unwrap().generation, 9);
+        assert!(!link.superseded());
+    }
+
+    #[test]
+    fn a_group_of_survivors_fails_the_collective_and_a_planned_one_does_not() {
+        let (_folder, mut agent, link) = pair();
+        let world: Arc<dyn Collective> = Arc::new(Solo::default());
+        link.watch(&world);
+        ipc::write(&mut agent, &group(5, Formation::Planned)).unwrap();
+        assert_eq!(link.wait_group(SOON).unwrap().generation, 5);
+        assert!(world.barrier().is_ok());
+        ipc::write(&mut agent, &group(6, Formation::Survivors)).unwrap();
+        assert_eq!(link.wait_group(SOON).unwrap().generation, 6);
+        let error = world.barrier().err().unwrap().to_string();
+        assert!(error.ends_with("generation 6: a test"), "{error}");
+    }
+
+    #[test]
+    fn silence_is_named() {
+        let (_folder, _agent, link) = pair();
         let error = link
-            .wait_rendezvous(Duration::from_millis(1))
+            .wait_rendezvous(1, Duration::from_millis(1))
             .unwrap_err()
             .to_string();
-        assert_eq!(error, "the agent did not send Rendezvous within 0 s");
+        assert_eq!(error, "the agent did not send the rendezvous within 0 s");
     }
 
     #[test]

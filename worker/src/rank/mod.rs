@@ -18,6 +18,9 @@ mod error;
 mod finish;
 mod flat;
 mod gates;
+mod heal;
+#[cfg(test)]
+mod heal_tests;
 mod join;
 mod latency;
 mod link;
@@ -28,6 +31,7 @@ mod optimizer;
 mod pattern;
 mod plan;
 mod prepare;
+mod progress;
 mod readme;
 mod report;
 mod settle;
@@ -38,23 +42,36 @@ mod train;
 mod trainer;
 mod transition;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use espalier_collective::Collective;
 
 pub use card::{ReportCard, schema};
 pub use error::TrainError;
 pub(crate) use error::chain;
 pub(crate) use measure::{Measured, Mode, measure};
-pub use observer::{AgentObserver, Observer};
+pub use observer::Observer;
 pub use plan::{Plan, Position, Stage};
 pub use prepare::{Assets, Prepared};
 pub use train::{run_until, train};
 pub use trainer::{Advance, Trainer};
 
-use crate::ipc::{FromRank, Start};
+use crate::ipc::{Formation, FromRank, Group, Recovered, Start};
+use finish::finish;
+use heal::heal;
 use link::Link;
+use observer::AgentObserver;
+use progress::{Progress, Ticker, Watched};
+use train::catch_up;
 
 /// How long the agent may take to answer the first message.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a rank keeps its state and waits to be told whom to train with: for the coordinator to come
+/// back, or for others to join the survivors.
+const GROUP_DEADLINE: Duration = Duration::from_secs(600);
 
 /// One torch thread: ranks share a machine's cores, and more threads each would fight for them.
 /// Before any tensor is made.
@@ -67,10 +84,10 @@ pub fn use_one_thread() {
 ///
 /// # Errors
 /// Whatever kept it from its end, after the agent was told.
-pub fn run(socket: &Path, rank: u32) -> Result<(), TrainError> {
+pub fn run(socket: &Path, seat: u64) -> Result<(), TrainError> {
     use_one_thread();
     let link = Link::connect(socket)?;
-    link.send(&FromRank::Hello { rank })?;
+    link.send(&FromRank::Hello { seat })?;
     let start = link.wait_start(START_DEADLINE)?;
     match work(&link, &start) {
         Ok(()) => Ok(link.send(&FromRank::Done)?),
@@ -84,32 +101,161 @@ pub fn run(socket: &Path, rank: u32) -> Result<(), TrainError> {
     }
 }
 
+/// Trains in one group after another. A group that loses a rank fails; this rank then keeps its state
+/// and waits for the next.
 fn work(link: &Link, start: &Start) -> Result<(), TrainError> {
     let assets = Assets {
         init: start.init.clone(),
         teacher: start.teacher.clone(),
     };
-    let prepared = Prepared::new(&start.job_id, &start.spec_toml, &assets, start.rank)?;
-    let trainer = match &start.resume {
-        Some(folder) => Trainer::resume(&prepared, folder)?,
-        None => Trainer::new(&prepared)?,
-    };
-    if trainer.step() != start.committed_step {
-        return Err(TrainError::Machine(format!(
-            "the checkpoint to go on from ends at step {}, but {} steps are committed",
-            trainer.step(),
-            start.committed_step
-        )));
+    // The agent shows each rank its own GPU alone.
+    let prepared = Prepared::new(&start.job_id, &start.spec_toml, &assets, 0)?;
+    link.send(&FromRank::Ready)?;
+    let progress = Progress::new();
+    let tell = link.sender();
+    let _ticker = Ticker::start(&progress, move |told| {
+        tell(&FromRank::Progress(told)).is_ok()
+    })
+    .map_err(|error| TrainError::Machine(format!("cannot start a thread: {error}")))?;
+    let mut observer = AgentObserver::new(link, &start.run_dir, progress.clone());
+    let mut trainer = None;
+    loop {
+        let group = link.wait_group(GROUP_DEADLINE)?;
+        let generation = group.generation;
+        tracing::debug!(
+            generation,
+            rank = group.rank,
+            world_size = group.world_size,
+            reason = group.reason,
+            "in a new group"
+        );
+        let duties = (&mut observer, &progress);
+        match attend(link, start, &prepared, &group, &mut trainer, duties) {
+            Ok(Ended::Done) => return observer.settle(),
+            Ok(Ended::Left) => {}
+            Err(TrainError::Collective(error)) if error.is_loss() => {
+                let reason = error.to_string();
+                tracing::info!(
+                    generation,
+                    reason,
+                    "the group has failed; waiting for another"
+                );
+                link.send(&FromRank::Waiting { generation, reason })?;
+            }
+            Err(error) => return Err(error),
+        }
+        observer.parts();
     }
-    let world = join::join(link, start, prepared.device)?;
-    let total_steps = prepared.plan.total();
-    link.send(&FromRank::Running { total_steps })?;
-    let mut observer = AgentObserver::new(link, &start.run_dir);
-    let trained = train(&prepared, trainer, world.as_ref(), &mut observer);
-    if let Err(error) = &trained {
+}
+
+/// How a rank's time in a group ended.
+enum Ended {
+    /// All work is done.
+    Done,
+    /// There is a newer group.
+    Left,
+}
+
+/// Meets the group, comes to the same state as its other ranks, and trains with them.
+fn attend<'a>(
+    link: &Link,
+    start: &Start,
+    prepared: &'a Prepared,
+    group: &Group,
+    trainer: &mut Option<Trainer<'a>>,
+    (observer, progress): (&mut AgentObserver<'_>, &Progress),
+) -> Result<Ended, TrainError> {
+    let begun = Instant::now();
+    if group.formation == Formation::Fresh {
+        *trainer = Some(load(start, prepared, group.committed_step)?);
+    }
+    let Some(world) = join::join(link, start, group, prepared.device)? else {
+        return Ok(Ended::Left);
+    };
+    let met = Instant::now();
+    link.watch(&world);
+    progress.joins(group.generation);
+    let watched = Watched {
+        world: world.as_ref(),
+        progress: progress.clone(),
+    };
+    let ended = together(
+        link,
+        prepared,
+        group,
+        trainer,
+        observer,
+        (&watched, met - begun),
+    );
+    link.unwatch();
+    if let Err(error) = &ended {
         // Ends what other threads of this rank may still wait for.
         world.abort(&error.to_string());
     }
-    trained?;
-    observer.settle()
+    join::leave(world);
+    ended
+}
+
+/// The state of the last checkpoint, or of the first step.
+fn load<'a>(
+    start: &Start,
+    prepared: &'a Prepared,
+    committed_step: u64,
+) -> Result<Trainer<'a>, TrainError> {
+    let trainer = match &start.resume {
+        Some(folder) => Trainer::resume(prepared, folder)?,
+        None => Trainer::new(prepared)?,
+    };
+    if trainer.step() != committed_step {
+        return Err(TrainError::Machine(format!(
+            "the checkpoint to go on from ends at step {}, but {committed_step} steps are committed",
+            trainer.step(),
+        )));
+    }
+    Ok(trainer)
+}
+
+/// Heals and trains in a group that has met, after a time.
+fn together<'a>(
+    link: &Link,
+    prepared: &'a Prepared,
+    group: &Group,
+    trainer: &mut Option<Trainer<'a>>,
+    observer: &mut AgentObserver<'_>,
+    (world, meeting): (&dyn Collective, Duration),
+) -> Result<Ended, TrainError> {
+    let met = Instant::now();
+    let healing = heal(prepared, trainer, world)?;
+    // Healing ends with a state on every rank, or with an error.
+    let Some(replica) = trainer else {
+        return Err(TrainError::Machine("healed without a state".to_owned()));
+    };
+    let total_steps = prepared.plan.total();
+    link.send(&FromRank::Running {
+        generation: group.generation,
+        total_steps,
+    })?;
+    if world.rank() == 0 && group.formation != Formation::Fresh {
+        observer.recovers(Recovered {
+            generation: group.generation,
+            step: healing.step,
+            healed: healing.healed.len() as u32,
+            meet_ms: meeting.as_millis() as u64,
+            heal_ms: met.elapsed().as_millis() as u64,
+            step_ms: 0,
+        });
+        let _duty = observer.aside();
+        catch_up(prepared, replica, group.committed_step, observer)?;
+    }
+    run_until(prepared, replica, world, observer, total_steps)?;
+    if replica.step() < total_steps {
+        return Ok(Ended::Left);
+    }
+    if world.rank() == 0
+        && let Some(replica) = trainer.take()
+    {
+        let _duty = observer.aside();
+        finish(prepared, replica, observer)?;
+    }
+    Ok(Ended::Done)
 }

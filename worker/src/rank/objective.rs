@@ -14,9 +14,29 @@
 use espalier_job::Train;
 use espalier_vit::{
     Budget, Cost, Output, Resource, Sizes, cross_entropy_sum, distillation_sum, global_mean_M,
-    information_loss, information_sums, resource_loss,
+    information_loss, information_sums, mixed_cross_entropy_sum, resource_loss,
 };
 use tch::{Device, Kind, Tensor};
+
+/// What a micro-batch should be classified as.
+#[derive(Debug)]
+pub(super) struct Labels {
+    /// `[B]`; of mixed samples the label with the larger share, which accuracy counts.
+    pub label_B: Tensor,
+    /// Of mixed samples: the other label, `[B]`, and the share of the first, `[B]`.
+    pub mixed: Option<(Tensor, Tensor)>,
+}
+
+impl Labels {
+    fn cross_entropy_sum(&self, logits_BK: &Tensor, smoothing: f64) -> Tensor {
+        match &self.mixed {
+            None => cross_entropy_sum(logits_BK, &self.label_B, smoothing),
+            Some((other_B, share_B)) => {
+                mixed_cross_entropy_sum(logits_BK, &self.label_B, other_B, share_B, smoothing)
+            }
+        }
+    }
+}
 
 /// A micro-batch after its forward pass. The graph is kept until [`Part::loss`] is walked backward.
 #[derive(Debug)]
@@ -32,11 +52,11 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// From the model's output, the labels `[B]`, and the teacher's scores `[B, K]` if it has one.
+    /// From the model's output, the labels, and the teacher's scores `[B, K]` if it has one.
     pub(super) fn new(
         output: Output,
         sizes: Sizes,
-        label_B: &Tensor,
+        labels: &Labels,
         teacher_BK: Option<&Tensor>,
         train: &Train,
     ) -> Self {
@@ -46,16 +66,16 @@ impl Part {
             _ => (&output.logits_BK, &output.logits_BK),
         };
         Self {
-            cross_entropy: cross_entropy_sum(of_labels_BK, label_B, train.label_smoothing),
+            cross_entropy: labels.cross_entropy_sum(of_labels_BK, train.label_smoothing),
             distillation: distillation.map(|(asked, teacher_BK)| {
                 distillation_sum(asked.kind, of_teacher_BK, teacher_BK, asked.temperature)
             }),
             correct: output
                 .logits_BK
                 .argmax(-1, false)
-                .eq_tensor(label_B)
+                .eq_tensor(&labels.label_B)
                 .sum(Kind::Double),
-            samples: label_B.size()[0],
+            samples: labels.label_B.size()[0],
             information: information_sums(&output.margins_BM),
             open_M: output.open_M,
             sizes,
@@ -242,8 +262,11 @@ mod tests {
 
     /// Summed (cross-entropy, distillation).
     fn losses(dist_BK: Option<Tensor>, teacher_BK: Option<&Tensor>, train: &Train) -> (f64, f64) {
-        let label_B = Tensor::from_slice(&[0_i64, 2]);
-        let part = Part::new(output(dist_BK), sizes(), &label_B, teacher_BK, train);
+        let labels = Labels {
+            label_B: Tensor::from_slice(&[0_i64, 2]),
+            mixed: None,
+        };
+        let part = Part::new(output(dist_BK), sizes(), &labels, teacher_BK, train);
         let sums = part.sums();
         (sums.double_value(&[7]), sums.double_value(&[8]))
     }

@@ -1,12 +1,13 @@
 //! What rank 0 tells the world while it trains.
 
 use std::{
+    any::Any,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{error::TrainError, link::Link};
-use crate::ipc::{CheckpointKind, FromRank, Metrics};
+use super::{error::TrainError, link::Link, progress::Progress};
+use crate::ipc::{CheckpointKind, FromRank, Metrics, Recovered};
 
 /// How long a checkpoint may take from its hand-over until it is durable. The agent tries as long
 /// while the coordinator is away.
@@ -39,32 +40,78 @@ pub trait Observer {
 
     /// Folder for checkpoints on their way.
     fn folder(&self) -> &Path;
+
+    /// A step is done, of which this rank had so many micro-batches; on every rank.
+    ///
+    /// # Errors
+    /// Nobody listens any more.
+    fn stepped(&mut self, _step: u64, _micro_batches: usize) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    /// The rank is about to do what it alone does; it is done when the guard is dropped.
+    fn aside(&self) -> Box<dyn Any> {
+        Box::new(())
+    }
+
+    /// Another group waits: this one is left before the next step.
+    fn leaves(&self) -> bool {
+        false
+    }
 }
 
 /// Tells the agent.
 #[derive(Debug)]
-pub struct AgentObserver<'a> {
+pub(super) struct AgentObserver<'a> {
     link: &'a Link,
     run_dir: &'a Path,
+    progress: Progress,
     /// Step of the checkpoint that was handed over and is not known to be durable.
     in_flight: Option<u64>,
+    /// Step that was measured last.
+    measured: u64,
+    /// To be told with the first step of the group, and when the rank was ready for it.
+    recovered: Option<(Recovered, Instant)>,
 }
 
 impl<'a> AgentObserver<'a> {
     /// With checkpoints made in `run_dir`.
-    pub fn new(link: &'a Link, run_dir: &'a Path) -> Self {
+    pub(super) fn new(link: &'a Link, run_dir: &'a Path, progress: Progress) -> Self {
         Self {
             link,
             run_dir,
+            progress,
             in_flight: None,
+            measured: 0,
+            recovered: None,
         }
+    }
+
+    /// The next step is the first after a recovery.
+    pub(super) fn recovers(&mut self, recovered: Recovered) {
+        self.recovered = Some((recovered, Instant::now()));
+    }
+
+    /// The group has ended before its first step.
+    pub(super) fn parts(&mut self) {
+        self.recovered = None;
+    }
+
+    /// Whether this rank has told the measurements of a step.
+    pub(super) fn has_told(&self, step: u64) -> bool {
+        self.measured >= step
+    }
+
+    /// Whether this rank has handed over a checkpoint of a step that may not be durable yet.
+    pub(super) fn has_handed_over(&self, step: u64) -> bool {
+        self.in_flight == Some(step)
     }
 
     /// Blocks until what was handed over is durable.
     ///
     /// # Errors
     /// The agent did not say so in time.
-    pub fn settle(&mut self) -> Result<(), TrainError> {
+    pub(super) fn settle(&mut self) -> Result<(), TrainError> {
         if let Some(step) = self.in_flight.take() {
             self.link.wait_stored(step, STORED_DEADLINE)?;
         }
@@ -74,6 +121,7 @@ impl<'a> AgentObserver<'a> {
 
 impl Observer for AgentObserver<'_> {
     fn metrics(&mut self, metrics: Metrics) -> Result<(), TrainError> {
+        self.measured = metrics.step;
         Ok(self.link.send(&FromRank::Metrics(metrics))?)
     }
 
@@ -95,5 +143,25 @@ impl Observer for AgentObserver<'_> {
 
     fn folder(&self) -> &Path {
         self.run_dir
+    }
+
+    fn aside(&self) -> Box<dyn Any> {
+        Box::new(self.progress.aside())
+    }
+
+    fn stepped(&mut self, step: u64, micro_batches: usize) -> Result<(), TrainError> {
+        self.progress.stepped(step, micro_batches);
+        if let Some((recovered, since)) = self.recovered.take() {
+            let step_ms = since.elapsed().as_millis() as u64;
+            self.link.send(&FromRank::Recovered(Recovered {
+                step_ms,
+                ..recovered
+            }))?;
+        }
+        Ok(())
+    }
+
+    fn leaves(&self) -> bool {
+        self.link.superseded()
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use espalier_collective::load_cuda;
-use espalier_data::{Dataset, Feed, Sampler, Shape, Splits};
+use espalier_data::{Dataset, Feed, Sampler, Shape, Splits, loaders};
 use espalier_job::{Init, Job};
 use espalier_vit::{
     Config, Dims, FileFormat, GateConfig, Mismatch, Structure, Vit, WeightsError, import,
@@ -70,7 +70,8 @@ impl Prepared {
         let device = device(&job, rank)?;
         let config = config(&job)?;
         let shape = Shape::from(job.model.dims().map_err(TrainError::Job)?);
-        let splits = Splits::open(&job.data, shape).map_err(TrainError::Data)?;
+        let loaders = loaders(job.data.loaders, job.resources.ranks_per_worker.0);
+        let splits = Splits::open(&job.data, shape, loaders).map_err(TrainError::Data)?;
         let sampler = Sampler::new(
             splits.train.len(),
             job.train.global_batch as usize,
@@ -147,6 +148,7 @@ impl Prepared {
             sampler: self.sampler.clone(),
             micro_batch: self.job.train.micro_batch as usize,
             augment: self.job.data.augment.clone(),
+            mix: self.job.train.mix.clone(),
             seed: self.job.train.seed,
         }
     }

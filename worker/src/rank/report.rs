@@ -160,6 +160,9 @@ fn dataset(prepared: &Prepared) -> DatasetCard {
         format: data.format,
         validation: data.validation.clone(),
         samples: prepared.validation().len() as u64,
+        crop_pct: data.crop_pct,
+        interpolation: data.interpolation,
+        damaged: data.damaged,
         digest: prepared.splits.digest(),
         validation_digest: prepared.validation().digest().to_owned(),
     }

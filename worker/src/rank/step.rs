@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{
     flat::Flat,
-    objective::{Global, Objective, Part, sums},
+    objective::{Global, Labels, Objective, Part, sums},
     plan::{Plan, alpha_tau, budget, gates_open},
 };
 
@@ -104,6 +104,13 @@ pub(super) fn run(
 impl Setting<'_> {
     fn forward(&self, loaded: &Loaded, device: Device) -> Part {
         let (x_BCHW, label_B) = tensors(&loaded.batch, self.model, device);
+        let on_device = |tensor: Tensor| tensor.to_device(device);
+        let mixed = loaded.batch.mixed.as_ref().map(|mixed| {
+            (
+                on_device(Tensor::from_slice(&mixed.others)),
+                on_device(Tensor::from_slice(&mixed.shares)),
+            )
+        });
         let (seed, step) = (self.job.train.seed, self.step);
         let micro_batch = loaded.work.micro_batch as u64;
         let compress = &self.job.compress;
@@ -135,7 +142,7 @@ impl Setting<'_> {
         Part::new(
             output,
             sizes,
-            &label_B,
+            &Labels { label_B, mixed },
             teacher_BK.as_ref(),
             &self.job.train,
         )

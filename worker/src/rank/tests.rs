@@ -25,7 +25,7 @@ pub(super) fn data() -> PathBuf {
 }
 
 /// A small job: 6 micro-batches of 16 a step.
-fn spec(compress: &str, train: &str) -> String {
+pub(super) fn spec(compress: &str, train: &str) -> String {
     let data = data();
     format!(
         r#"
@@ -63,7 +63,7 @@ fn spec(compress: &str, train: &str) -> String {
     )
 }
 
-const UNIFIED: &str = r#"
+pub(super) const UNIFIED: &str = r#"
         target = 0.6
         static_target = 0.8
         search = { steps = 6, warmup = 0.2, ramp = 0.3 }
@@ -179,12 +179,21 @@ fn run_gang(spec: &str, last: u64, world_size: u32) -> Vec<(Vec<f32>, Vec<f64>)>
     })
 }
 
+/// With every change to images and labels that there is.
+fn changed(spec: &str) -> String {
+    let plain = "augment = { flip = true, pad = 2 }";
+    let all = "augment = { flip = true, pad = 2, crop = {}, rand = {}, erase = {} }\nloaders = 3";
+    assert!(spec.contains(plain));
+    spec.replacen(plain, all, 1)
+}
+
 #[test]
 fn the_number_of_ranks_changes_nothing() {
     // 4 ranks have 1 or 2 of the 6 micro-batches each.
     let random = UNIFIED.replace("input =", "decide = \"random\", input =");
     let random = spec(&random, "").replace("every = 4", "every = 4\nonnx = false");
-    same_on_ranks(&spec(UNIFIED, ""), &[2]);
+    let mixed = "mix = { mode = \"elem\" }\nlabel_smoothing = 0.1";
+    same_on_ranks(&changed(&spec(UNIFIED, mixed)), &[2]);
     same_on_ranks(&spec(&switched(), ""), &[2, 4]);
     same_on_ranks(&spec(&sequential(), ""), &[4]);
     same_on_ranks(&random, &[4]);
@@ -212,7 +221,8 @@ fn same_on_ranks(spec: &str, worlds: &[u32]) {
 
 #[test]
 fn going_on_from_a_checkpoint_is_never_having_stopped() {
-    for compress in [UNIFIED, &sequential(), &switched()] {
+    resumes_as_if_never_stopped(&changed(&spec(UNIFIED, "ema_decay = 0.9\nmix = {}")));
+    for compress in [&sequential(), &switched()] {
         resumes_as_if_never_stopped(&spec(compress, "ema_decay = 0.9"));
     }
 }

@@ -9,7 +9,7 @@ use tch::Tensor;
 use super::{
     error::TrainError,
     finish::finish,
-    observer::Observer,
+    observer::{AgentObserver, Observer},
     plan::micro_batches,
     prepare::Prepared,
     trainer::{Advance, Trainer},
@@ -26,6 +26,12 @@ pub fn train(
     world: &dyn Collective,
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
+    let known = prepared.splits.damaged();
+    if world.rank() == 0 {
+        for damaged in &known {
+            observer.warning(format!("skipping: {damaged}"))?;
+        }
+    }
     run_until(
         prepared,
         &mut trainer,
@@ -34,12 +40,18 @@ pub fn train(
         prepared.plan.total(),
     )?;
     if world.rank() == 0 {
+        // Those that only decoding showed, as far as this rank met them.
+        for damaged in prepared.splits.damaged() {
+            if !known.contains(&damaged) {
+                observer.warning(format!("skipped: {damaged}"))?;
+            }
+        }
         finish(prepared, trainer, observer)?;
     }
     Ok(())
 }
 
-/// Runs steps until `last` is done.
+/// Runs steps until `last` is done, or the observer says that the group is to be left.
 ///
 /// # Errors
 /// Whatever ends the rank early.
@@ -63,15 +75,49 @@ pub fn run_until(
     let mut loader = Loader::start(prepared.feed(), ahead)
         .map_err(|error| TrainError::Machine(format!("cannot start the loader: {error}")))?;
     let mut clock = StepClock::start();
-    while trainer.step() < last {
+    while trainer.step() < last && !observer.leaves() {
         let own = take(&mut loader, own.len())?;
         let advance = trainer.advance(&own, world)?;
         clock.steps += 1;
+        let step = trainer.step();
+        observer.stepped(step, own.len())?;
         if world.rank() == 0 {
+            let _duty = observer.aside();
             report(prepared, trainer, &advance, observer, &mut clock)?;
+        } else if measures(prepared, step) {
+            trainer.measured = Some(metrics(prepared, trainer, &advance, None, clock.lap()));
         }
     }
     Ok(())
+}
+
+/// What a rank that has become rank 0 tells of the last step: the one before it may not have come to
+/// it. `committed` is the last step that is durable.
+///
+/// # Errors
+/// Nobody listens any more, or a checkpoint cannot be written.
+pub(super) fn catch_up(
+    prepared: &Prepared,
+    trainer: &Trainer<'_>,
+    committed: u64,
+    observer: &mut AgentObserver<'_>,
+) -> Result<(), TrainError> {
+    let step = trainer.step();
+    if let Some(measured) = &trainer.measured
+        && !observer.has_told(measured.step)
+    {
+        observer.metrics(measured.clone())?;
+    }
+    let due = prepared.plan.checkpoints(step, prepared.job.publish.every);
+    if due && step > committed && !observer.has_handed_over(step) {
+        checkpoint(trainer, observer)?;
+    }
+    Ok(())
+}
+
+/// Whether a step is measured wherever it runs.
+fn measures(prepared: &Prepared, step: u64) -> bool {
+    step.is_multiple_of(prepared.job.train.metrics_every) || step == prepared.plan.total()
 }
 
 /// The next micro-batches of this rank.
@@ -89,7 +135,7 @@ fn take(loader: &mut Loader, count: usize) -> Result<Vec<Loaded>, TrainError> {
 /// What rank 0 tells after a step.
 fn report(
     prepared: &Prepared,
-    trainer: &Trainer<'_>,
+    trainer: &mut Trainer<'_>,
     advance: &Advance,
     observer: &mut dyn Observer,
     clock: &mut StepClock,
@@ -109,17 +155,23 @@ fn report(
         .evaluates(step)
         .then(|| trainer.accuracy())
         .transpose()?;
-    let due = step.is_multiple_of(job.train.metrics_every) || step == plan.total();
-    if due || evaluated.is_some() {
+    if measures(prepared, step) || evaluated.is_some() {
         let seconds = clock.lap();
-        observer.metrics(metrics(prepared, trainer, advance, evaluated, seconds))?;
+        let measured = metrics(prepared, trainer, advance, evaluated, seconds);
+        trainer.measured = Some(measured.clone());
+        observer.metrics(measured)?;
     }
     if plan.checkpoints(step, job.publish.every) {
-        let folder = observer.folder().join(format!("checkpoint-{step}"));
-        trainer.save(&folder)?;
-        observer.checkpoint(step, folder, CheckpointKind::Training)?;
+        checkpoint(trainer, observer)?;
     }
     Ok(())
+}
+
+fn checkpoint(trainer: &Trainer<'_>, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    let step = trainer.step();
+    let folder = observer.folder().join(format!("checkpoint-{step}"));
+    trainer.save(&folder)?;
+    observer.checkpoint(step, folder, CheckpointKind::Training)
 }
 
 fn metrics(

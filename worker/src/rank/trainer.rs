@@ -15,11 +15,12 @@ use super::{
     flat::{Flat, LrScales},
     measure::{Mode as Gating, measure},
     optimizer::AdamW,
-    plan::{Stage, alpha_tau, gates_open, lr_factor},
+    plan::{Position, Stage, alpha_tau, gates_open, lr_factor},
     prepare::Prepared,
     step::{self, Outcome, Setting},
     transition::transition,
 };
+use crate::ipc::Metrics;
 
 /// Samples of the calibration split that accuracy is measured on during training.
 const EVALUATED: usize = 1000;
@@ -39,6 +40,33 @@ pub struct Trainer<'a> {
     ema: Option<Ema>,
     /// Steps that are done.
     step: u64,
+    /// What was measured of the last of them, where its measurements were due.
+    pub(super) measured: Option<Metrics>,
+}
+
+/// The tensors of a replica, f32, `[P]` each where nothing else is said.
+#[derive(Debug)]
+pub(super) struct Moments {
+    /// All that is trained.
+    pub values: Tensor,
+    /// AdamW's mean of gradients.
+    pub mean: Tensor,
+    /// AdamW's mean of squared gradients.
+    pub square: Tensor,
+    /// The moving average.
+    pub average: Option<Tensor>,
+    /// What the search knows of importance since the last ranking, of sizes of its own.
+    pub importance: Vec<Tensor>,
+}
+
+impl Moments {
+    /// In the order of the fields.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.values, &self.mean, &self.square]
+            .into_iter()
+            .chain(&self.average)
+            .chain(&self.importance)
+    }
 }
 
 /// What a step did, the same on every rank.
@@ -83,20 +111,7 @@ impl<'a> Trainer<'a> {
         if state.step > prepared.plan.total() {
             return Err(wrong("it has more steps than the job"));
         }
-        let mut trainer = Self::whole(prepared, prepared.new_model()?)?;
-        if prepared
-            .plan
-            .transition()
-            .is_some_and(|end| state.step >= end)
-        {
-            trainer.become_structure(&state.structure)?;
-        }
-        if let Some((search, ranking)) = trainer.search.as_mut().zip(state.ranking) {
-            if !ranking.fits(&trainer.model.config().dims) {
-                return Err(wrong("its ranking is of another model"));
-            }
-            search.set_ranking(ranking);
-        }
+        let mut trainer = Self::shaped(prepared, &state).map_err(|reason| wrong(&reason))?;
         let tensors = checkpoint::load(
             folder,
             trainer.parameters(),
@@ -114,6 +129,85 @@ impl<'a> Trainer<'a> {
         trainer.values = trainer.flat.gather();
         trainer.step = state.step;
         Ok(trainer)
+    }
+
+    /// The shape that a state belongs to, with some weights, for its tensors to be taken in.
+    ///
+    /// # Errors
+    /// A state of another model.
+    pub(super) fn shaped(prepared: &'a Prepared, state: &State) -> Result<Self, String> {
+        let failed = |error: TrainError| error.to_string();
+        let model = prepared.new_model().map_err(failed)?;
+        let mut trainer = Self::whole(prepared, model).map_err(failed)?;
+        let end = prepared.plan.transition();
+        if end.is_some_and(|end| state.step >= end) {
+            trainer.become_structure(&state.structure).map_err(failed)?;
+        }
+        if !trainer.take_ranking(state.ranking.as_ref()) {
+            return Err("its ranking is of another model".to_owned());
+        }
+        Ok(trainer)
+    }
+
+    /// Whether [`Trainer::shaped`] would give the shape that this one has.
+    pub(super) fn is_shaped_as(&self, state: &State) -> bool {
+        let end = self.prepared.plan.transition();
+        let past = |step: u64| end.is_some_and(|end| step >= end);
+        past(self.step) == past(state.step) && self.model.config().structure == state.structure
+    }
+
+    fn take_ranking(&mut self, ranking: Option<&Ranking>) -> bool {
+        let Some((search, ranking)) = self.search.as_mut().zip(ranking) else {
+            return true;
+        };
+        let fits = ranking.fits(&self.model.config().dims);
+        if fits {
+            search.set_ranking(ranking.clone());
+        }
+        fits
+    }
+
+    /// Takes the state of a peer whose shape this one has; false if it has not.
+    pub(super) fn adopt(&mut self, state: &State, tensors: &Moments) -> bool {
+        let ranked = self.take_ranking(state.ranking.as_ref())
+            && self
+                .search
+                .as_ref()
+                .is_none_or(|search| put_importance(search, &tensors.importance));
+        let average = self.ema.as_mut().zip(tensors.average.as_ref());
+        let fits = ranked
+            && tensors.values.size() == self.values.size()
+            && self.optimizer.restore(&tensors.mean, &tensors.square)
+            && average.is_none_or(|(ema, average)| ema.restore(average));
+        if fits {
+            self.values.copy_(&tensors.values);
+            self.flat.scatter(&self.values);
+            self.step = state.step;
+        }
+        fits
+    }
+
+    /// All that is trained and what the optimiser keeps of it.
+    pub(super) fn moments(&self) -> Moments {
+        let (mean, square) = self.optimizer.moments();
+        Moments {
+            values: self.values.shallow_clone(),
+            mean: mean.shallow_clone(),
+            square: square.shallow_clone(),
+            average: self.ema.as_ref().map(|ema| ema.average().shallow_clone()),
+            importance: self.importance().into_iter().map(|p| p.tensor).collect(),
+        }
+    }
+
+    /// What is not a tensor.
+    pub(super) fn state(&self) -> State {
+        State {
+            step: self.step,
+            seed: self.job().train.seed,
+            spec_digest: self.prepared.spec_digest.clone(),
+            structure: self.model.config().structure.clone(),
+            ranking: self.search.as_ref().map(|search| search.ranking().clone()),
+        }
     }
 
     /// The whole model, with alpha where the job prunes.
@@ -146,6 +240,7 @@ impl<'a> Trainer<'a> {
             ),
             ema: Ema::new(train.ema_decay, &values),
             step: 0,
+            measured: None,
             prepared,
             model,
             search,
@@ -207,17 +302,18 @@ impl<'a> Trainer<'a> {
         let step = self.step + 1;
         let job = self.job();
         let position = self.prepared.plan.at(step);
-        if let Some(search) = &mut self.search
-            && position
-                .index
-                .is_multiple_of(job.compress.static_part.rank_interval)
-        {
-            search.rank(&self.model);
-        }
+        let before = self.rank_anew(&position);
         // A function of the step alone, so that it needs no place in a checkpoint.
         let threshold = self.setting(step).threshold();
         self.model.set_threshold(threshold);
-        let outcome = step::run(&self.setting(step), own, world)?;
+        let outcome = match step::run(&self.setting(step), own, world) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // The step may be run again: then it is ranked again, by the same figures.
+                self.take_back(before);
+                return Err(error.into());
+            }
+        };
         if !outcome.loss.is_finite() {
             return Err(TrainError::Diverged {
                 step,
@@ -238,6 +334,7 @@ impl<'a> Trainer<'a> {
             ema.update(&self.values, t);
         }
         self.step = step;
+        self.measured = None;
         let ends = self.prepared.plan.transition() == Some(step);
         let choice = if ends { self.end_search()? } else { None };
         Ok(Advance {
@@ -246,6 +343,28 @@ impl<'a> Trainer<'a> {
             grad_norm,
             choice,
         })
+    }
+
+    /// Ranks heads and neurons anew where it is due; gives what was there before.
+    fn rank_anew(&mut self, position: &Position) -> Option<(Ranking, Vec<Tensor>)> {
+        let interval = self.job().compress.static_part.rank_interval;
+        let importance = self.importance();
+        let search = self.search.as_mut()?;
+        if !position.index.is_multiple_of(interval) {
+            return None;
+        }
+        let kept = importance.iter().map(|p| p.tensor.copy()).collect();
+        let before = (search.ranking().clone(), kept);
+        search.rank(&self.model);
+        Some(before)
+    }
+
+    fn take_back(&mut self, before: Option<(Ranking, Vec<Tensor>)>) {
+        let Some((search, (ranking, kept))) = self.search.as_mut().zip(before) else {
+            return;
+        };
+        search.set_ranking(ranking);
+        put_importance(search, &kept);
     }
 
     /// Accuracy on held-out training samples: of the searched model under the masks of its last
@@ -276,13 +395,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// The file system's.
     pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        let state = State {
-            step: self.step,
-            seed: self.job().train.seed,
-            spec_digest: self.prepared.spec_digest.clone(),
-            structure: self.model.config().structure.clone(),
-            ranking: self.search.as_ref().map(|search| search.ranking().clone()),
-        };
+        let state = self.state();
         let (mean, square) = self.optimizer.moments();
         let tensors = Tensors {
             parameters: self.parameters(),
@@ -370,6 +483,22 @@ impl<'a> Trainer<'a> {
         self.flat.scatter(&self.values);
         result
     }
+}
+
+/// Copies flat or shaped tensors into what a search knows of importance; false if they are another's.
+fn put_importance(search: &Search, tensors: &[Tensor]) -> bool {
+    let known = search.importance();
+    let fits = known.len() == tensors.len()
+        && known
+            .iter()
+            .zip(tensors)
+            .all(|(known, tensor)| known.tensor.numel() == tensor.numel());
+    if fits {
+        for (mut known, tensor) in known.into_iter().zip(tensors) {
+            known.tensor.copy_(&tensor.view_as(&known.tensor));
+        }
+    }
+    fits
 }
 
 fn parameters(model: &Vit, search: Option<&Search>) -> Vec<Param> {

@@ -24,6 +24,14 @@ pub(super) async fn run(global: &Global, job_id: String) -> Result<(), Failure> 
     }
 }
 
+/// Empty when there was none.
+fn recoveries(job: &Job) -> String {
+    match job.recoveries {
+        0 => String::new(),
+        count => format!("{count} in memory"),
+    }
+}
+
 fn sheet(job: &Job) -> String {
     let restarts: Vec<String> = job
         .restarts
@@ -44,6 +52,8 @@ fn sheet(job: &Job) -> String {
         ("generation", job.generation.to_string()),
         ("workers", job.worker_ids.join(" ")),
         ("restarts", restarts.join(", ")),
+        ("recoveries", recoveries(job)),
+        ("last recovery", job.last_recovery.clone()),
         ("training checkpoint", job.checkpoint_digest.clone()),
         ("published", job.published_digest.clone()),
     ];

@@ -1,13 +1,15 @@
 //! JPEG and PNG files, one folder per class.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
+use super::encoded::Store;
 use super::{Digest, picture};
 use crate::{DataError, Shape};
 
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(super) struct Folder {
     root: PathBuf,
     /// Names of the class folders, sorted; the label of a class is its place.
     classes: Vec<String>,
@@ -17,7 +19,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Lists the images and checks the header and the end of every one.
+    /// Lists the images.
     pub(super) fn open(root: &Path, shape: Shape) -> Result<Self, DataError> {
         let classes: Vec<String> = visible(root)?
             .into_iter()
@@ -51,7 +53,11 @@ impl Folder {
                     let reason = "a folder inside a class folder: put its images beside it";
                     return Err(DataError::content(path, reason));
                 }
-                picture::check(&path)?;
+                if file.len() > picture::MAX_BYTES {
+                    let (length, limit) = (file.len(), picture::MAX_BYTES);
+                    let reason = format!("{length} bytes are more than the limit, {limit}");
+                    return Err(DataError::content(path, reason));
+                }
                 digest.text(&format!("{class}/{name}"));
                 digest.text(&file.len().to_string());
                 images.push((label as u32, name.into_boxed_str()));
@@ -64,40 +70,44 @@ impl Folder {
             digest: digest.finish(),
         })
     }
+}
 
-    pub(super) fn agrees_with(&self, validation: &Self) -> Result<(), DataError> {
-        let missing = |here: &Self, there: &Self| {
-            let class = here
-                .classes
-                .iter()
-                .find(|class| !there.classes.contains(class));
-            class.map(|class| {
-                let reason = format!("no class folder {class}, which {} has", here.root.display());
-                DataError::content(&there.root, reason)
-            })
-        };
-        match missing(self, validation).or_else(|| missing(validation, self)) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+impl Store for Folder {
+    fn root(&self) -> &Path {
+        &self.root
     }
 
-    pub(super) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.images.len()
     }
 
-    pub(super) fn label(&self, index: usize) -> u32 {
+    fn label(&self, index: usize) -> u32 {
         self.images[index].0
     }
 
-    pub(super) fn digest(&self) -> &str {
+    fn classes(&self) -> Option<&[String]> {
+        Some(&self.classes)
+    }
+
+    fn digest(&self) -> &str {
         &self.digest
     }
 
-    pub(super) fn pixels(&self, index: usize, shape: Shape) -> Result<Vec<u8>, DataError> {
+    fn place(&self, index: usize) -> PathBuf {
         let (label, name) = &self.images[index];
-        let path = self.root.join(&self.classes[*label as usize]).join(&**name);
-        picture::pixels(&path, shape)
+        let class = &self.classes[*label as usize];
+        self.root.join(class).join(&**name)
+    }
+
+    fn check(&self, index: usize) -> Result<(), DataError> {
+        let path = self.place(index);
+        let file = File::open(&path).map_err(DataError::read(&path))?;
+        picture::check(&path, BufReader::new(file))
+    }
+
+    fn bytes(&self, index: usize) -> Result<Vec<u8>, DataError> {
+        let path = self.place(index);
+        fs::read(&path).map_err(DataError::read(path))
     }
 }
 

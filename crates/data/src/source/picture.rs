@@ -1,89 +1,86 @@
-//! One image file: checked by its header, then decoded and brought to the model's shape.
+//! One encoded image: checked by its header and its end, or decoded.
 
-use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufRead, Cursor, Seek};
 use std::path::Path;
 
-use image::imageops::{self, FilterType};
-use image::{DynamicImage, ImageError, ImageFormat, ImageReader};
+use image::{ImageError, ImageFormat, ImageReader};
 
 use super::complete::is_complete;
-use crate::{DataError, Shape};
+use crate::DataError;
+use crate::picture::Picture;
 
 /// Largest image, in pixels: at the widest pixel format the decoder's default limit of 512 MiB.
 const MAX_PIXELS: u64 = 64 << 20;
 
+/// Largest encoded image, in bytes.
+pub(super) const MAX_BYTES: u64 = 256 << 20;
+
 const CUT_OFF: &str = "cut off: its end is missing";
 
-/// Checks that the file is a JPEG or PNG of sensible size with its end, without decoding it.
-pub(super) fn check(path: &Path) -> Result<(), DataError> {
-    let reader = open(path)?;
-    let mut file = BufReader::new(File::open(path).map_err(DataError::read(path))?);
-    if let Some(format) = reader.format()
-        && !is_complete(&mut file, format).map_err(DataError::read(path))?
+/// Checks that `file` is a JPEG or PNG of sensible size with its end, without decoding it.
+pub(super) fn check(place: &Path, mut file: impl BufRead + Seek) -> Result<(), DataError> {
+    let format = open(place, &mut file)?.format();
+    // Before the decoder looks at the header: of a file that is cut off, it tells less.
+    if let Some(format) = format
+        && !is_complete(&mut file, format).map_err(DataError::read(place))?
     {
-        return Err(DataError::content(path, CUT_OFF));
+        return Err(DataError::image(place, CUT_OFF));
     }
-    let (width, height) = reader
+    file.rewind().map_err(DataError::read(place))?;
+    let (width, height) = open(place, &mut file)?
         .into_dimensions()
-        .map_err(|error| undecodable(path, error))?;
+        .map_err(|error| undecodable(place, error))?;
+    if width == 0 || height == 0 {
+        return Err(DataError::image(
+            place,
+            format!("{width} x {height} pixels: it is empty"),
+        ));
+    }
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         let reason = format!("{width} x {height} pixels are more than the limit, {MAX_PIXELS}");
-        return Err(DataError::content(path, reason));
+        return Err(DataError::image(place, reason));
     }
     Ok(())
 }
 
-/// The pixels, CHW of `shape`: the largest centred square, scaled.
-pub(super) fn pixels(path: &Path, shape: Shape) -> Result<Vec<u8>, DataError> {
-    let picture = open(path)?
+/// The picture in `bytes`, with `channels`.
+pub(super) fn decode(place: &Path, bytes: &[u8], channels: usize) -> Result<Picture, DataError> {
+    check(place, Cursor::new(bytes))?;
+    let decoded = open(place, Cursor::new(bytes))?
         .decode()
-        .map_err(|error| undecodable(path, error))?;
-    let square = centre(&picture);
-    let side = shape.image_size as u32;
-    let (interleaved, channels) = match shape.channels {
-        1 => (scale(&square.into_luma8(), side).into_raw(), 1),
-        _ => (scale(&square.into_rgb8(), side).into_raw(), 3),
-    };
-    let channel = |channel: usize| interleaved.iter().skip(channel).step_by(channels).copied();
-    Ok((0..channels).flat_map(channel).collect())
+        .map_err(|error| undecodable(place, error))?;
+    let (width, height) = (decoded.width() as usize, decoded.height() as usize);
+    Ok(Picture {
+        width,
+        height,
+        channels,
+        pixels: match channels {
+            1 => decoded.into_luma8().into_raw(),
+            _ => decoded.into_rgb8().into_raw(),
+        },
+    })
 }
 
-fn open(path: &Path) -> Result<ImageReader<BufReader<File>>, DataError> {
+fn open<R: BufRead + Seek>(place: &Path, file: R) -> Result<ImageReader<R>, DataError> {
     // By content alone: a file's name may promise what it does not hold.
-    let file = File::open(path).map_err(DataError::read(path))?;
-    let reader = ImageReader::new(BufReader::new(file))
+    let reader = ImageReader::new(file)
         .with_guessed_format()
-        .map_err(DataError::read(path))?;
+        .map_err(DataError::read(place))?;
     match reader.format() {
         Some(ImageFormat::Jpeg | ImageFormat::Png) => Ok(reader),
-        _ => Err(DataError::content(path, "not a JPEG or PNG image")),
+        _ => Err(DataError::image(place, "not a JPEG or PNG image")),
     }
 }
 
-/// Cropping first bounds the work: a long thin image would be scaled to a huge one.
-fn centre(picture: &DynamicImage) -> DynamicImage {
-    let (width, height) = (picture.width(), picture.height());
-    let side = width.min(height);
-    picture.crop_imm((width - side) / 2, (height - side) / 2, side, side)
-}
-
-fn scale<P>(square: &image::ImageBuffer<P, Vec<u8>>, side: u32) -> image::ImageBuffer<P, Vec<u8>>
-where
-    P: image::Pixel<Subpixel = u8> + 'static,
-{
-    imageops::resize(square, side, side, FilterType::Triangle)
-}
-
-fn undecodable(path: &Path, error: ImageError) -> DataError {
+fn undecodable(place: &Path, error: ImageError) -> DataError {
     match error {
-        ImageError::IoError(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
-            DataError::read(path)(error)
+        ImageError::IoError(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            DataError::read(place)(error)
         }
-        ImageError::IoError(_) => DataError::content(path, CUT_OFF),
+        ImageError::IoError(_) => DataError::image(place, CUT_OFF),
         error => {
             let reason = format!("damaged image: {}", error.to_string().trim_end());
-            DataError::content(path, reason)
+            DataError::image(place, reason)
         }
     }
 }

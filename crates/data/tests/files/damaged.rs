@@ -153,7 +153,10 @@ fn damaged_idx() {
         write_idx(folder.path());
         damage(folder.path());
         let section = data(DataFormat::Idx, folder.path(), folder.path());
-        all.push((said(folder.path(), Splits::open(&section, TINY)), message));
+        all.push((
+            said(folder.path(), Splits::open(&section, TINY, 2)),
+            message,
+        ));
     }
     as_expected(&all);
 }
@@ -163,7 +166,7 @@ fn what_does_not_fit_the_model() {
     let folder = tempdir().unwrap();
     write_idx(folder.path());
     let section = data(DataFormat::Idx, folder.path(), folder.path());
-    let open = |shape| said(folder.path(), Splits::open(&section, shape));
+    let open = |shape| said(folder.path(), Splits::open(&section, shape, 2));
     assert_eq!(
         open(Shape {
             channels: 3,
@@ -181,7 +184,7 @@ fn what_does_not_fit_the_model() {
     let mut means = section.clone();
     means.mean = vec![0.1, 0.2];
     assert_eq!(
-        said(folder.path(), Splits::open(&means, TINY)),
+        said(folder.path(), Splits::open(&means, TINY, 2)),
         "data.mean: 2 values for 1 channels"
     );
 }
@@ -192,13 +195,13 @@ fn folders_that_are_none() {
     let section = |train: &Path| data(DataFormat::Idx, train, folder.path());
     let missing = folder.path().join("nowhere");
     assert_eq!(
-        said(folder.path(), Splits::open(&section(&missing), TINY)),
+        said(folder.path(), Splits::open(&section(&missing), TINY, 2)),
         "cannot read DIR/nowhere: No such file or directory (os error 2)"
     );
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
     assert_eq!(
-        said(folder.path(), Splits::open(&section(&file), TINY)),
+        said(folder.path(), Splits::open(&section(&file), TINY, 2)),
         "DIR/file: not a folder"
     );
 }
@@ -212,7 +215,7 @@ fn damaged_cifar() {
         image_size: 32,
         classes: 10,
     };
-    let open = |shape| said(folder.path(), Splits::open(&section, shape));
+    let open = |shape| said(folder.path(), Splits::open(&section, shape, 2));
     assert_eq!(
         open(Shape {
             image_size: 28,
@@ -306,7 +309,7 @@ fn damaged_image_folders() {
         ),
         (
             |train| fs::rename(train.join("dog"), train.join("dogs")).unwrap(),
-            "DIR/validation: no class folder dogs, which DIR/train has",
+            "DIR/validation: no class dogs, which DIR/train has",
         ),
         (
             |train| {
@@ -332,7 +335,10 @@ fn damaged_image_folders() {
         write_images(&validation);
         damage(&train);
         let section = data(DataFormat::ImageFolder, &train, &validation);
-        all.push((said(folder.path(), Splits::open(&section, shape)), message));
+        all.push((
+            said(folder.path(), Splits::open(&section, shape, 2)),
+            message,
+        ));
     }
     as_expected(&all);
 }
@@ -348,7 +354,7 @@ fn validation_is_not_the_training_data() {
         classes: 2,
     };
     assert_eq!(
-        said(folder.path(), Splits::open(&section, shape)),
+        said(folder.path(), Splits::open(&section, shape, 2)),
         "data.validation: these are the files of data.train: a model cannot be judged by what it was trained on"
     );
 }
@@ -379,8 +385,8 @@ fn a_damaged_body_is_found_when_it_is_loaded() {
         image_size: 2,
         classes: 2,
     };
-    let set = Dataset::validation(&section, shape).unwrap();
-    let error = set.load(0, &mut [0.0; 12]).unwrap_err().to_string();
+    let set = Dataset::validation(&section, shape, 2).unwrap();
+    let error = set.load(0, None, &mut [0.0; 12]).unwrap_err().to_string();
     let start = format!(
         "{}: damaged image: Format error decoding Png",
         path.display()

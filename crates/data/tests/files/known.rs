@@ -21,7 +21,7 @@ fn idx_splits_hold_every_sample_once() {
     let folder = tempdir().unwrap();
     write_idx(folder.path());
     let section = data(DataFormat::Idx, folder.path(), folder.path());
-    let splits = Splits::open(&section, TINY).unwrap();
+    let splits = Splits::open(&section, TINY, 2).unwrap();
     assert_eq!((splits.train.len(), splits.calibration.len()), (6, 2));
 
     let (images, labels) = samples(&splits.validation);
@@ -55,9 +55,9 @@ fn pixels_are_normalised_per_channel() {
         image_size: 1,
         classes: 2,
     };
-    let set = Dataset::validation(&section, shape).unwrap();
+    let set = Dataset::validation(&section, shape, 2).unwrap();
     let mut image = [0.0; 3];
-    set.load(0, &mut image).unwrap();
+    set.load(0, None, &mut image).unwrap();
     assert_eq!(image, [1.0, 0.0, 0.0]);
 }
 
@@ -68,7 +68,7 @@ fn a_digest_is_of_the_content() {
         write_idx(folder.path());
         change(folder.path());
         let section = data(DataFormat::Idx, folder.path(), folder.path());
-        let splits = Splits::open(&section, TINY).unwrap();
+        let splits = Splits::open(&section, TINY, 2).unwrap();
         assert_eq!(splits.train.digest(), splits.calibration.digest());
         splits.digest()
     };
@@ -112,7 +112,7 @@ fn cifar_records_are_planes() {
     )
     .unwrap();
     let section = data(DataFormat::Cifar, folder.path(), folder.path());
-    let splits = Splits::open(&section, shape).unwrap();
+    let splits = Splits::open(&section, shape, 2).unwrap();
     assert_eq!(splits.train.len() + splits.calibration.len(), 4);
 
     let (images, labels) = samples(&splits.validation);
@@ -133,10 +133,11 @@ fn an_image_is_centred_scaled_and_converted() {
     write_images(root);
     fs::write(root.join("cat/.hidden"), "ignored").unwrap();
     fs::write(root.join("README.txt"), "ignored").unwrap();
-    // Left half red, right half blue, with a green square in the middle that alone is kept.
-    let picture = RgbImage::from_fn(12, 4, |x, _| match x {
-        0..4 => Rgb([255, 0, 0]),
-        4..8 => Rgb([0, 255, 0]),
+    // Red at the left, blue at the right, green in the middle: more of it than is kept, because pixels
+    // beside what is kept count at its edges.
+    let picture = RgbImage::from_fn(20, 4, |x, _| match x {
+        0..6 => Rgb([255, 0, 0]),
+        6..14 => Rgb([0, 255, 0]),
         _ => Rgb([0, 0, 255]),
     });
     picture.save(root.join("dog/middle.png")).unwrap();
@@ -150,7 +151,7 @@ fn an_image_is_centred_scaled_and_converted() {
         image_size: 2,
         classes: 5,
     };
-    let set = Dataset::validation(&section, colour).unwrap();
+    let set = Dataset::validation(&section, colour, 2).unwrap();
     let (images, labels) = samples(&set);
     let images: Vec<&[f32]> = images.chunks(12).collect();
     assert_eq!(labels, [0, 1, 1, 1]);
@@ -165,9 +166,10 @@ fn an_image_is_centred_scaled_and_converted() {
             channels: 1,
             ..colour
         },
+        2,
     )
     .unwrap();
     let mut image = [0.0; 4];
-    grey.load(2, &mut image).unwrap();
+    grey.load(2, None, &mut image).unwrap();
     assert_eq!(image, [0.2; 4]);
 }

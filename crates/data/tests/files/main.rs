@@ -3,6 +3,10 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod damaged;
+mod foreign;
 mod known;
 mod loader;
+mod parquet;
+mod shards;
+mod skipped;
 mod written;

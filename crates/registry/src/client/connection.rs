@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use espalier_proto::MAX_MESSAGE;
+use espalier_proto::MAX_REGISTRY_MESSAGE;
 use espalier_proto::v1::registry_service_client::RegistryServiceClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -11,6 +11,9 @@ use super::retry::{MAX_TRIES, is_transient, pause};
 /// Deadline of a unary call.
 const CALL: Duration = Duration::from_secs(15);
 
+/// Bytes a second of the slowest link that is waited for.
+const SLOWEST: u64 = 128 << 10;
+
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -19,6 +22,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// How long an answer to a keep-alive may take: more than a busy machine needs.
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(5);
+
+/// Bytes that the registry may send before they are read: two messages.
+const WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
 
 /// The connection to a registry.
 #[derive(Clone, Debug)]
@@ -38,6 +44,8 @@ impl Connection {
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
             .tcp_nodelay(true);
         if target.uri().scheme_str() != Some("http") {
             return Err(malformed("it does not begin with http://".to_owned()));
@@ -50,8 +58,8 @@ impl Connection {
                 problem: deepest(&e),
             })?;
         let rpc = RegistryServiceClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
+            .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
+            .max_encoding_message_size(MAX_REGISTRY_MESSAGE);
         Ok(Self {
             endpoint: endpoint.to_owned(),
             rpc,
@@ -74,6 +82,19 @@ impl Connection {
     pub(super) async fn call<T, F>(
         &self,
         operation: &str,
+        call: impl FnMut(RegistryServiceClient<Channel>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        self.call_within(CALL, operation, call).await
+    }
+
+    /// The same with a deadline of the caller's.
+    pub(super) async fn call_within<T, F>(
+        &self,
+        deadline: Duration,
+        operation: &str,
         mut call: impl FnMut(RegistryServiceClient<Channel>) -> F,
     ) -> Result<T, ClientError>
     where
@@ -81,9 +102,11 @@ impl Connection {
     {
         let mut failures = 0;
         loop {
-            let answer = match tokio::time::timeout(CALL, call(self.rpc())).await {
+            let answer = match tokio::time::timeout(deadline, call(self.rpc())).await {
                 Ok(answer) => answer,
-                Err(_) => Err(Status::deadline_exceeded(format!("no answer for {CALL:?}"))),
+                Err(_) => Err(Status::deadline_exceeded(format!(
+                    "no answer for {deadline:?}"
+                ))),
             };
             match answer {
                 Ok(answer) => return Ok(answer.into_inner()),
@@ -102,9 +125,19 @@ impl Connection {
 
 /// A request that tells the server the deadline of a unary call.
 pub(super) fn unary<T>(message: T) -> Request<T> {
+    within(CALL, message)
+}
+
+/// A request that tells the server its deadline.
+pub(super) fn within<T>(deadline: Duration, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(CALL);
+    request.set_timeout(deadline);
     request
+}
+
+/// Time that a transfer of this many bytes may take: a slow link's, so that only a dead one misses it.
+pub(super) fn transfer_deadline(bytes: u64) -> Duration {
+    CALL + Duration::from_secs(bytes / SLOWEST)
 }
 
 /// What went wrong at the bottom: the layers above only say that something did.

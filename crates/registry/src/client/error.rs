@@ -42,6 +42,14 @@ pub enum ClientError {
         /// What is wrong.
         problem: String,
     },
+    /// Nobody who is trusted signed the checkpoint.
+    #[error("{reference} is not trusted: {problem}")]
+    Untrusted {
+        /// What was asked for.
+        reference: String,
+        /// What is missing.
+        problem: String,
+    },
     /// A local file or folder cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     File {

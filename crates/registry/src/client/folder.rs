@@ -1,13 +1,14 @@
 //! A folder on this side: what is in it, and what it must become.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::ClientError;
-use crate::files::{hash_prefix, sync_dir};
+use crate::failpoint::reach;
+use crate::files::sync_dir;
 use crate::rules::check_path;
 use crate::{Digest, FileEntry, MAX_FILES, MAX_MANIFEST, Manifest};
 
@@ -63,24 +64,18 @@ pub(super) fn walk(dir: &Path) -> Result<Vec<String>, ClientError> {
     Ok(paths)
 }
 
-/// The files of a folder, hashed.
-pub(super) fn read(dir: &Path) -> Result<Vec<FileEntry>, ClientError> {
+/// The files of a folder: (path, size), sorted.
+pub(super) fn list(dir: &Path) -> Result<Vec<(String, u64)>, ClientError> {
     let paths = walk(dir)?;
     if paths.is_empty() {
         return Err(unusable(dir, "there are no files in it"));
     }
-    paths
-        .into_iter()
-        .map(|path| {
-            let (size, digest) = hash(&dir.join(&path))?;
-            Ok(FileEntry {
-                media_type: media_type(&path).to_owned(),
-                path,
-                size,
-                digest,
-            })
-        })
-        .collect()
+    let with_size = |path: String| {
+        let full = dir.join(&path);
+        let metadata = fs::metadata(&full).map_err(file_error("read", &full))?;
+        Ok((path, metadata.len()))
+    };
+    paths.into_iter().map(with_size).collect()
 }
 
 /// The content of `report.json`, if there is one.
@@ -101,12 +96,24 @@ pub(super) fn report(dir: &Path) -> Result<Option<Value>, ClientError> {
         .map_err(|e| unusable(&path, format!("it is not json: {e}")))
 }
 
-/// Size and digest of a file.
-pub(super) fn hash(path: &Path) -> Result<(u64, Digest), ClientError> {
-    let mut file = File::open(path).map_err(file_error("read", path))?;
-    let size = file.metadata().map_err(file_error("read", path))?.len();
-    let hasher = hash_prefix(&mut file, size).map_err(file_error("read", path))?;
-    Ok((size, Digest::finish(hasher)))
+/// Which chunks of a file are in their places in a file on this side; it may be shorter or longer.
+pub(super) fn chunks_in_place(path: &Path, entry: &FileEntry) -> Result<Vec<bool>, ClientError> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![false; entry.chunks.len()]),
+        Err(e) => return Err(file_error("read", path)(e)),
+    };
+    let mut buffer = Vec::new();
+    let mut in_place = Vec::with_capacity(entry.chunks.len());
+    for chunk in &entry.chunks {
+        buffer.clear();
+        let mut piece = (&mut file).take(chunk.size);
+        piece
+            .read_to_end(&mut buffer)
+            .map_err(file_error("read", path))?;
+        in_place.push(buffer.len() as u64 == chunk.size && Digest::of(&buffer) == chunk.digest);
+    }
+    Ok(in_place)
 }
 
 /// What is wrong with a folder that should hold exactly this checkpoint; `None` when nothing is.
@@ -122,7 +129,11 @@ pub(super) fn difference(dir: &Path, manifest: &Manifest) -> Result<Option<Strin
         if !paths.contains(&file.path) {
             return Ok(Some(format!("`{}` is missing", file.path)));
         }
-        if hash(&dir.join(&file.path))? != (file.size, file.digest) {
+        let path = dir.join(&file.path);
+        let size = fs::metadata(&path)
+            .map_err(file_error("read", &path))?
+            .len();
+        if size != file.size || !chunks_in_place(&path, file)?.iter().all(|there| *there) {
             return Ok(Some(format!("`{}` is another", file.path)));
         }
     }
@@ -155,6 +166,7 @@ pub(super) fn put_in_place(
         sync_dir(&folder).map_err(file_error("sync", &folder))?;
     }
     fs::rename(partial, dir).map_err(file_error("rename to", dir))?;
+    reach("folder in place");
     let parent = parent(dir);
     sync_dir(&parent).map_err(file_error("sync", &parent))
 }
@@ -183,7 +195,7 @@ fn folders(root: &Path, manifest: &Manifest) -> Vec<PathBuf> {
     folders
 }
 
-fn media_type(path: &str) -> &'static str {
+pub(super) fn media_type(path: &str) -> &'static str {
     match Path::new(path).extension().and_then(|e| e.to_str()) {
         Some("json") => "application/json",
         Some("md") => "text/markdown",
@@ -204,26 +216,25 @@ mod tests {
         for path in ["z", "b/c/x.json", "b.json"] {
             fs::write(dir.path().join(path), path).expect("writes");
         }
-        let files = read(dir.path()).expect("reads");
-        let paths: Vec<&str> = files.iter().map(|f| f.path.as_str()).collect();
-        assert_eq!(paths, ["b.json", "b/c/x.json", "z"]);
-        assert_eq!(files[2].digest, Digest::of(b"z"));
-        assert_eq!(files[1].media_type, "application/json");
+        let files = list(dir.path()).expect("reads");
+        let expected = [("b.json", 6), ("b/c/x.json", 10), ("z", 1)];
+        assert_eq!(files, expected.map(|(path, size)| (path.to_owned(), size)));
+        assert_eq!(media_type("b/c/x.json"), "application/json");
     }
 
     #[test]
     fn folders_that_make_no_checkpoint_are_refused() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let error = read(dir.path()).expect_err("empty");
+        let error = list(dir.path()).expect_err("empty");
         assert!(error.to_string().contains("no files"), "{error}");
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).expect("links");
-        let error = read(dir.path()).expect_err("link");
+        let error = list(dir.path()).expect_err("link");
         assert!(error.to_string().contains("link: it is neither"), "{error}");
         fs::remove_file(dir.path().join("link")).expect("removes");
         fs::write(dir.path().join("a\\b"), "").expect("writes");
-        let error = read(dir.path()).expect_err("backslash");
+        let error = list(dir.path()).expect_err("backslash");
         assert!(error.to_string().contains("backslash"), "{error}");
-        let error = read(&dir.path().join("none")).expect_err("absent");
+        let error = list(&dir.path().join("none")).expect_err("absent");
         assert!(error.to_string().starts_with("cannot read"), "{error}");
     }
 

@@ -3,6 +3,7 @@
 mod connection;
 mod error;
 mod folder;
+mod fsck;
 mod progress;
 mod pull;
 mod push;
@@ -10,24 +11,31 @@ mod request;
 mod retry;
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
 use espalier_proto::v1::{
     Checkpoint, GetCheckpointRequest, ListAliasHistoryRequest, ListAliasHistoryResponse,
-    ListCheckpointsRequest, ListCheckpointsResponse,
+    ListCheckpointsRequest, ListCheckpointsResponse, ReleaseLeaseRequest,
 };
+use tokio::task::JoinError;
 
 use self::connection::{Connection, unary};
-use crate::{Digest, Manifest};
+use crate::files::blocking;
+use crate::signing::check_signed;
+use crate::{Digest, Manifest, PublicKey};
 pub use error::ClientError;
+pub use fsck::{Fault, Mirror};
+pub use progress::Moved;
+pub use push::Pushed;
 pub use request::{Alias, Expected, PublishRequest};
-
-/// Bytes a second of the slowest link that is waited for.
-const SLOWEST: u64 = 256 << 10;
 
 /// A client of the registry at one endpoint. Clones share the connection, which mends itself.
 #[derive(Clone, Debug)]
-pub struct Client(Connection);
+pub struct Client {
+    connection: Connection,
+    /// Only checkpoints that one of these has signed are taken.
+    trusted: Option<Arc<[PublicKey]>>,
+}
 
 /// A checkpoint that was asked for.
 #[derive(Clone, Debug)]
@@ -41,7 +49,17 @@ pub struct Found {
 }
 
 /// A checkpoint that now lies in a folder.
-pub type Pulled = Found;
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// Its identity, `sha256:...`.
+    pub digest: String,
+    /// Verified against the digest.
+    pub manifest: Manifest,
+    /// What the registry says of it.
+    pub checkpoint: Checkpoint,
+    /// What it took.
+    pub moved: Moved,
+}
 
 impl Client {
     /// Connects to `http://host:port`.
@@ -49,7 +67,19 @@ impl Client {
     /// # Errors
     /// [`ClientError::Endpoint`], [`ClientError::Unreachable`].
     pub async fn connect(endpoint: &str) -> Result<Self, ClientError> {
-        Ok(Self(Connection::open(endpoint).await?))
+        Ok(Self {
+            connection: Connection::open(endpoint).await?,
+            trusted: None,
+        })
+    }
+
+    /// Takes only checkpoints that one of these keys has signed from now on.
+    #[must_use]
+    pub fn trusting(self, keys: impl IntoIterator<Item = PublicKey>) -> Self {
+        Self {
+            trusted: Some(keys.into_iter().collect()),
+            ..self
+        }
     }
 
     /// Pushes the files of a folder and publishes them; returns the checkpoint's digest. `progress` is
@@ -63,7 +93,20 @@ impl Client {
         request: &PublishRequest,
         progress: impl Fn(u64, u64) + Send + Sync + 'static,
     ) -> Result<String, ClientError> {
-        push::push(&self.0, dir, request, progress).await
+        Ok(self.push_folder(dir, request, progress).await?.digest)
+    }
+
+    /// Pushes as [`Client::push`] does, and says what it took: only chunks that the registry lacks move.
+    ///
+    /// # Errors
+    /// As [`Client::push`].
+    pub async fn push_folder(
+        &self,
+        dir: &Path,
+        request: &PublishRequest,
+        progress: impl Fn(u64, u64) + Send + Sync + 'static,
+    ) -> Result<Pushed, ClientError> {
+        push::push(&self.connection, dir, request, progress).await
     }
 
     /// Pulls a checkpoint (`name:alias`, `name@sha256:...`, `sha256:...`, `name`) into a folder that is
@@ -78,9 +121,61 @@ impl Client {
         dir: &Path,
         progress: impl Fn(u64, u64) + Send + Sync + 'static,
     ) -> Result<Pulled, ClientError> {
+        let lease = uuid::Uuid::new_v4().to_string();
+        let found = self.look_up(reference, &lease).await?;
+        let moved = pull::pull(&self.connection, &found, &lease, dir, progress).await?;
+        release(&self.connection, &lease).await;
+        Ok(Pulled {
+            digest: found.digest,
+            manifest: found.manifest,
+            checkpoint: found.checkpoint,
+            moved,
+        })
+    }
+
+    /// Pulls only the files of a checkpoint that are wanted, as [`Client::pull`] does. A folder with no
+    /// file at all is not made.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn pull_files(
+        &self,
+        reference: &str,
+        dir: &Path,
+        wanted: impl Fn(&str) -> bool,
+        progress: impl Fn(u64, u64) + Send + Sync + 'static,
+    ) -> Result<Pulled, ClientError> {
+        let lease = uuid::Uuid::new_v4().to_string();
+        let mut found = self.look_up(reference, &lease).await?;
+        let whole = found.manifest.clone();
+        found.manifest.files.retain(|file| wanted(&file.path));
+        let moved = if found.manifest.files.is_empty() {
+            Moved::default()
+        } else {
+            pull::pull(&self.connection, &found, &lease, dir, progress).await?
+        };
+        release(&self.connection, &lease).await;
+        Ok(Pulled {
+            digest: found.digest,
+            manifest: whole,
+            checkpoint: found.checkpoint,
+            moved,
+        })
+    }
+
+    /// What is wrong with a folder that should hold exactly this checkpoint; `None` when nothing is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn compare(
+        &self,
+        reference: &str,
+        dir: &Path,
+    ) -> Result<(Found, Option<String>), ClientError> {
         let found = self.get(reference).await?;
-        pull::pull(&self.0, &found, dir, progress).await?;
-        Ok(found)
+        let (manifest, dir) = (found.manifest.clone(), dir.to_owned());
+        let difference = blocking(move || folder::difference(&dir, &manifest)).await?;
+        Ok((found, difference))
     }
 
     /// Looks a checkpoint up.
@@ -88,19 +183,25 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn get(&self, reference: &str) -> Result<Found, ClientError> {
+        self.look_up(reference, "").await
+    }
+
+    async fn look_up(&self, reference: &str, lease: &str) -> Result<Found, ClientError> {
         let operation = format!("looking up `{reference}`");
         let request = GetCheckpointRequest {
             reference: reference.to_owned(),
+            lease: lease.to_owned(),
         };
         let answer = self
-            .0
+            .connection
             .call(&operation, |mut rpc| {
                 let request = unary(request.clone());
                 async move { rpc.get_checkpoint(request).await }
             })
             .await?;
         let checkpoint = answer.checkpoint.unwrap_or_default();
-        let digest = Digest::of(&answer.manifest).to_string();
+        let digest_of_manifest = Digest::of(&answer.manifest);
+        let digest = digest_of_manifest.to_string();
         let asked = reference.find("sha256:").map(|at| &reference[at..]);
         if digest != checkpoint.digest || asked.is_some_and(|asked| asked != digest) {
             return Err(ClientError::Corrupt {
@@ -110,6 +211,15 @@ impl Client {
                     asked.unwrap_or(&checkpoint.digest)
                 ),
             });
+        }
+        if let Some(trusted) = &self.trusted {
+            let signatures = &answer.signatures;
+            check_signed(signatures, digest_of_manifest, trusted).map_err(|problem| {
+                ClientError::Untrusted {
+                    reference: reference.to_owned(),
+                    problem,
+                }
+            })?;
         }
         Ok(Found {
             digest,
@@ -126,7 +236,7 @@ impl Client {
         &self,
         request: ListCheckpointsRequest,
     ) -> Result<ListCheckpointsResponse, ClientError> {
-        self.0
+        self.connection
             .call("listing the checkpoints", |mut rpc| {
                 let request = unary(request.clone());
                 async move { rpc.list_checkpoints(request).await }
@@ -142,7 +252,7 @@ impl Client {
         &self,
         request: ListAliasHistoryRequest,
     ) -> Result<ListAliasHistoryResponse, ClientError> {
-        self.0
+        self.connection
             .call("reading the history of the alias", |mut rpc| {
                 let request = unary(request.clone());
                 async move { rpc.list_alias_history(request).await }
@@ -151,7 +261,17 @@ impl Client {
     }
 }
 
-/// Time that a transfer of this many bytes may take: a slow link's, so that only a dead one misses it.
-fn transfer_deadline(bytes: u64) -> Duration {
-    Duration::from_secs(60 + bytes / SLOWEST)
+/// Ends a lease. It would end by itself: that it could not be ended is no error.
+async fn release(connection: &Connection, lease: &str) {
+    let request = ReleaseLeaseRequest {
+        lease: lease.to_owned(),
+    };
+    if let Err(status) = connection.rpc().release_lease(unary(request)).await {
+        tracing::debug!(%status, lease, "lease not released");
+    }
+}
+
+/// The result of a task, whose panic goes on here.
+fn joined<T>(result: Result<Result<T, ClientError>, JoinError>) -> Result<T, ClientError> {
+    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

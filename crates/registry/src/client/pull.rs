@@ -1,37 +1,39 @@
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use espalier_proto::v1::ReadBlobRequest;
+use espalier_proto::v1::{Chunk, Encoding, ReadChunksRequest, ReadChunksResponse};
+use espalier_proto::{MAX_BATCH, MAX_CHUNK};
+use prost::Message as _;
 use prost::bytes::Bytes;
-use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::Code;
 
-use super::connection::Connection;
+use super::connection::{Connection, transfer_deadline, within};
 use super::folder::{self, file_error, unusable};
-use super::progress::{FileProgress, Progress};
-use super::retry::{MAX_TRIES, is_transient, pause};
-use super::{ClientError, Found, transfer_deadline};
-use crate::files::{blocking, hash_prefix};
-use crate::{Digest, FileEntry};
+use super::progress::{Moved, Progress};
+use super::{ClientError, Found, joined};
+use crate::chunks::{Encoding as How, Stored, decode};
+use crate::failpoint::reach;
+use crate::files::blocking;
+use crate::{ChunkId, Manifest};
 
-/// Files downloaded at once.
+/// Batches under way at once.
 const PARALLEL: usize = 4;
 
-/// Longest silence of the registry in the middle of a download.
-const STALL: Duration = Duration::from_secs(60);
+/// Where the bytes of a chunk go: (number of the file, offset).
+type Places = Vec<(usize, u64)>;
 
 pub(super) async fn pull(
     connection: &Connection,
     found: &Found,
+    lease: &str,
     dir: &Path,
     report: impl Fn(u64, u64) + Send + Sync + 'static,
-) -> Result<(), ClientError> {
-    let progress = Progress::new(report, found.manifest.size());
+) -> Result<Moved, ClientError> {
+    let progress = Arc::new(Progress::new(report, found.manifest.size()));
     let target = dir.to_owned();
     let manifest = found.manifest.clone();
     let ready = blocking(move || {
@@ -50,16 +52,24 @@ pub(super) async fn pull(
     })
     .await?;
     if ready {
-        progress.file().set(found.manifest.size());
-        return Ok(());
+        let chunks: usize = found.manifest.files.iter().map(|f| f.chunks.len()).sum();
+        progress.done(chunks as u64, found.manifest.size());
+        return Ok(progress.result());
     }
     let partial = partial_of(dir)?;
     let lock = lock(&partial).await?;
-    download(connection, found, &partial, &progress).await?;
+    let pull = Pull {
+        connection: connection.clone(),
+        lease: lease.to_owned(),
+        manifest: Arc::new(found.manifest.clone()),
+        partial: partial.clone(),
+        progress: Arc::clone(&progress),
+    };
+    pull.run().await?;
     let (manifest, dir) = (found.manifest.clone(), dir.to_owned());
     blocking(move || folder::put_in_place(&partial, &dir, &manifest)).await?;
     drop(lock);
-    Ok(())
+    Ok(progress.result())
 }
 
 /// Where a folder is put together: beside it, so that one rename moves it.
@@ -88,232 +98,225 @@ async fn lock(partial: &Path) -> Result<File, ClientError> {
     .await
 }
 
-async fn download(
-    connection: &Connection,
-    found: &Found,
-    partial: &Path,
-    progress: &Progress,
-) -> Result<(), ClientError> {
-    let permits = Arc::new(Semaphore::new(PARALLEL));
-    // Dropped on the first error, it aborts the rest.
-    let mut downloads = JoinSet::new();
-    for file in &found.manifest.files {
-        let permits = Arc::clone(&permits);
-        let mut download = FileDownload {
-            connection: connection.clone(),
-            path: partial.join(&file.path),
-            file: file.clone(),
-            progress: progress.file(),
-        };
-        downloads.spawn(async move {
-            let Ok(_permit) = permits.acquire().await else {
-                return Ok(());
-            };
-            download.run().await
-        });
-    }
-    while let Some(joined) = downloads.join_next().await {
-        match joined {
-            Ok(result) => result?,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-    Ok(())
-}
-
-/// The download of one file.
-struct FileDownload {
+/// A pull into the folder beside the target.
+#[derive(Clone)]
+struct Pull {
     connection: Connection,
-    path: PathBuf,
-    file: FileEntry,
-    progress: FileProgress,
+    lease: String,
+    manifest: Arc<Manifest>,
+    partial: PathBuf,
+    progress: Arc<Progress>,
 }
 
-/// Why a try did not bring the whole file.
-enum Interrupted {
-    /// The registry said so, or its stream ended early.
-    Remote(Status),
-    /// The bytes are not those of the digest.
-    Mismatch { found: Digest },
-    /// This side failed.
-    Local(ClientError),
-}
-
-impl From<ClientError> for Interrupted {
-    fn from(error: ClientError) -> Self {
-        Self::Local(error)
-    }
-}
-
-impl FileDownload {
-    /// Downloads the file from where it is here, again from there when the link breaks; gives up when
-    /// tries in a row bring nothing. Bytes found to be wrong do not stay.
-    async fn run(&mut self) -> Result<(), ClientError> {
-        let mut furthest = 0;
-        let mut failures = 0;
-        loop {
-            let part = self.open_part().await?;
-            let start = part.length;
-            if start > furthest {
-                furthest = start;
-                failures = 0;
-            }
-            failures += 1;
-            match self.receive(part).await {
-                Ok(()) => return Ok(()),
-                Err(Interrupted::Local(error)) => return Err(error),
-                // What was here before may have been wrong: again from the beginning.
-                Err(Interrupted::Mismatch { .. }) if start > 0 && failures < MAX_TRIES => {
-                    self.discard().await?;
-                }
-                Err(Interrupted::Mismatch { found }) => {
-                    self.discard().await?;
-                    return Err(ClientError::Corrupt {
-                        file: self.file.path.clone(),
-                        problem: format!("the bytes have digest {found}, not {}", self.file.digest),
-                    });
-                }
-                Err(Interrupted::Remote(status)) => {
-                    if status.code() == Code::DataLoss {
-                        self.discard().await?;
-                    }
-                    if failures >= MAX_TRIES || !is_transient(&status) {
-                        let operation =
-                            format!("downloading `{}` ({})", self.file.path, self.file.digest);
-                        return Err(self.connection.failed(operation, status));
-                    }
-                    pause(failures, &status).await;
+impl Pull {
+    async fn run(&self) -> Result<(), ClientError> {
+        let pull = self.clone();
+        let (files, wanted) = blocking(move || pull.prepare()).await?;
+        let files = Arc::new(files);
+        // Dropped on the first error, it aborts the rest.
+        let mut under_way = JoinSet::new();
+        for batch in batches(wanted) {
+            while under_way.len() >= PARALLEL {
+                if let Some(done) = under_way.join_next().await {
+                    joined(done)?;
                 }
             }
+            let (pull, files) = (self.clone(), Arc::clone(&files));
+            under_way.spawn(async move { pull.fetch(batch, files).await });
         }
-    }
-
-    async fn open_part(&self) -> Result<Part, ClientError> {
-        let (path, size) = (self.path.clone(), self.file.size);
-        blocking(move || Part::open(path, size)).await
-    }
-
-    async fn discard(&self) -> Result<(), ClientError> {
-        let path = self.path.clone();
-        blocking(move || fs::remove_file(&path).map_err(file_error("remove", &path))).await
-    }
-
-    async fn receive(&mut self, mut part: Part) -> Result<(), Interrupted> {
-        self.progress.set(part.length);
-        if part.length < self.file.size {
-            let deadline = transfer_deadline(self.file.size - part.length);
-            part = match tokio::time::timeout(deadline, self.append(part)).await {
-                Ok(part) => part?,
-                Err(_) => {
-                    let status = Status::deadline_exceeded(format!("not done in {deadline:?}"));
-                    return Err(Interrupted::Remote(status));
-                }
-            };
+        while let Some(done) = under_way.join_next().await {
+            joined(done)?;
         }
-        let digest = self.file.digest;
-        blocking(move || part.finish(digest)).await
+        let paths = self.paths();
+        blocking(move || {
+            let sync =
+                |(file, path): (&File, &PathBuf)| file.sync_all().map_err(file_error("sync", path));
+            files.iter().zip(&paths).try_for_each(sync)
+        })
+        .await?;
+        reach("files synced");
+        Ok(())
     }
 
-    /// Appends the stream of a blob to the part until its whole size is there.
-    async fn append(&mut self, mut part: Part) -> Result<Part, Interrupted> {
-        let mut stream = self.open_stream(part.length).await?;
-        loop {
-            let message = match tokio::time::timeout(STALL, stream.message()).await {
-                Ok(message) => message.map_err(Interrupted::Remote)?,
-                Err(_) => {
-                    let status = Status::deadline_exceeded(format!("no data for {STALL:?}"));
-                    return Err(Interrupted::Remote(status));
-                }
-            };
-            let Some(message) = message else { break };
-            if part.length + message.data.len() as u64 > self.file.size {
-                let status = Status::data_loss("more bytes came than the manifest says");
-                return Err(Interrupted::Remote(status));
+    fn paths(&self) -> Vec<PathBuf> {
+        let files = self.manifest.files.iter();
+        files.map(|file| self.partial.join(&file.path)).collect()
+    }
+
+    /// Makes the files in their sizes; says which chunks are not in their places yet.
+    fn prepare(&self) -> Result<(Vec<File>, BTreeMap<ChunkId, Places>), ClientError> {
+        // What is there may be of another checkpoint, or not even a plain file.
+        let there = folder::walk(&self.partial)?;
+        for path in &there {
+            if !self.manifest.files.iter().any(|file| file.path == *path) {
+                let path = self.partial.join(path);
+                fs::remove_file(&path).map_err(file_error("remove", &path))?;
             }
-            part = blocking(move || part.append(&message.data)).await?;
-            self.progress.set(part.length);
         }
-        if part.length < self.file.size {
-            let problem = format!(
-                "the stream ended after {} of {} bytes",
-                part.length, self.file.size
-            );
-            return Err(Interrupted::Remote(Status::unavailable(problem)));
+        let mut files = Vec::new();
+        let mut wanted: BTreeMap<ChunkId, Places> = BTreeMap::new();
+        for (number, (entry, path)) in self.manifest.files.iter().zip(self.paths()).enumerate() {
+            let in_place = folder::chunks_in_place(&path, entry)?;
+            files.push(open(&path, entry.size)?);
+            let mut offset = 0;
+            for (chunk, in_place) in entry.chunks.iter().zip(in_place) {
+                if in_place {
+                    self.progress.done(1, chunk.size);
+                } else {
+                    wanted.entry(*chunk).or_default().push((number, offset));
+                }
+                offset += chunk.size;
+            }
         }
-        Ok(part)
+        Ok((files, wanted))
     }
 
-    async fn open_stream(
+    /// Fetches a batch of chunks, verifies them and writes each to its places.
+    async fn fetch(
         &self,
-        offset: u64,
-    ) -> Result<Streaming<espalier_proto::v1::ReadBlobResponse>, Interrupted> {
-        let mut request = Request::new(ReadBlobRequest {
-            digest: self.file.digest.to_string(),
-            offset,
-        });
-        // The registry hashes what is skipped before it answers.
-        let deadline = transfer_deadline(offset);
-        request.set_timeout(deadline);
-        let mut rpc = self.connection.rpc();
-        match tokio::time::timeout(deadline, rpc.read_blob(request)).await {
-            Ok(answer) => Ok(answer.map_err(Interrupted::Remote)?.into_inner()),
-            Err(_) => {
-                let status = Status::deadline_exceeded(format!("no answer for {deadline:?}"));
-                Err(Interrupted::Remote(status))
-            }
-        }
-    }
-}
-
-/// The part of a file that is here.
-struct Part {
-    path: PathBuf,
-    file: File,
-    hasher: Sha256,
-    length: u64,
-}
-
-impl Part {
-    fn open(path: PathBuf, size: u64) -> Result<Self, ClientError> {
-        let folder = folder::parent(&path);
-        fs::create_dir_all(&folder).map_err(file_error("make", &folder))?;
-        let mut file = File::options()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(file_error("open", &path))?;
-        let mut length = file.metadata().map_err(file_error("read", &path))?.len();
-        if length > size {
-            file.set_len(0).map_err(file_error("truncate", &path))?;
-            length = 0;
-        }
-        let hasher = hash_prefix(&mut file, length).map_err(file_error("read", &path))?;
-        Ok(Self {
-            path,
-            file,
-            hasher,
-            length,
+        batch: Vec<(ChunkId, Places)>,
+        files: Arc<Vec<File>>,
+    ) -> Result<(), ClientError> {
+        let operation = format!("downloading `{}`", self.name(&batch[0].1));
+        let answer = self.read(&batch, false, &operation).await?;
+        let pull = self.clone();
+        let written = batch.clone();
+        let wrong = blocking(move || pull.place(&written, answer, &files)).await?;
+        let Some((id, places, problem)) = wrong else {
+            return Ok(());
+        };
+        // The registry looks at what it has: if that is damaged it says so, and a push can restore it.
+        let name = self.name(&places).to_owned();
+        let operation = format!("downloading `{name}` ({})", id.digest);
+        self.read(&[(id, places)], true, &operation).await?;
+        Err(ClientError::Corrupt {
+            file: name,
+            problem: format!("chunk {}: {problem}; pull again", id.digest),
         })
     }
 
-    fn append(mut self, data: &Bytes) -> Result<Self, ClientError> {
-        self.file
-            .write_all(data)
-            .map_err(file_error("write", &self.path))?;
-        self.hasher.update(data);
-        self.length += data.len() as u64;
-        Ok(self)
+    fn name(&self, places: &[(usize, u64)]) -> &str {
+        let number = places.first().map_or(0, |(number, _)| *number);
+        &self.manifest.files[number].path
     }
 
-    fn finish(self, digest: Digest) -> Result<(), Interrupted> {
-        let found = Digest::finish(self.hasher);
-        if found != digest {
-            return Err(Interrupted::Mismatch { found });
+    async fn read(
+        &self,
+        batch: &[(ChunkId, Places)],
+        verify: bool,
+        operation: &str,
+    ) -> Result<ReadChunksResponse, ClientError> {
+        let request = ReadChunksRequest {
+            chunks: batch.iter().map(|(id, _)| id.to_proto()).collect(),
+            lease: self.lease.clone(),
+            verify,
+        };
+        let deadline = transfer_deadline(batch.iter().map(|(id, _)| id.size).sum());
+        let answer = self
+            .connection
+            .call_within(deadline, operation, |mut rpc| {
+                let request = within(deadline, request.clone());
+                async move { rpc.read_chunks(request).await }
+            })
+            .await;
+        match answer {
+            Ok(answer) => {
+                let length = request.encoded_len() + answer.encoded_len();
+                self.progress.moved(batch.len(), length);
+                Ok(answer)
+            }
+            // Of several, it is not said which: each is asked for alone.
+            Err(error)
+                if batch.len() > 1
+                    && matches!(error.code(), Some(Code::DataLoss | Code::NotFound)) =>
+            {
+                for (id, places) in batch {
+                    let one = [(*id, places.clone())];
+                    let operation = format!("downloading `{}` ({})", self.name(places), id.digest);
+                    Box::pin(self.read(&one, true, &operation)).await?;
+                }
+                Err(error)
+            }
+            Err(error) => Err(error),
         }
-        self.file
-            .sync_all()
-            .map_err(file_error("sync", &self.path))?;
-        Ok(())
     }
+
+    /// Verifies and writes; returns the first chunk that is wrong, with the problem.
+    fn place(
+        &self,
+        batch: &[(ChunkId, Places)],
+        answer: ReadChunksResponse,
+        files: &[File],
+    ) -> Result<Option<(ChunkId, Places, String)>, ClientError> {
+        let mut chunks = answer.chunks.into_iter();
+        for (id, places) in batch {
+            let bytes = match chunks.next().map(|chunk| unpack(*id, chunk)) {
+                Some(Ok(bytes)) => bytes,
+                Some(Err(problem)) => return Ok(Some((*id, places.clone(), problem))),
+                None => {
+                    let problem = "it was left out of the answer".to_owned();
+                    return Ok(Some((*id, places.clone(), problem)));
+                }
+            };
+            for &(number, offset) in places {
+                let path = self.partial.join(&self.manifest.files[number].path);
+                files[number]
+                    .write_all_at(&bytes, offset)
+                    .map_err(file_error("write", &path))?;
+                self.progress.done(1, id.size);
+            }
+            reach("chunk placed");
+        }
+        Ok(None)
+    }
+}
+
+/// Bytes of a chunk that was received, verified against what was asked for.
+fn unpack(id: ChunkId, chunk: Chunk) -> Result<Bytes, String> {
+    let encoding = match Encoding::try_from(chunk.encoding) {
+        Ok(Encoding::Unspecified) => How::Raw,
+        Ok(Encoding::Zstd) => How::Zstd,
+        Err(e) => return Err(e.to_string()),
+    };
+    let stored = Stored {
+        encoding,
+        size: id.size,
+        data: chunk.data,
+    };
+    decode(id, &stored)
+}
+
+/// Opens a file for writing in places, as long as it is to be.
+fn open(path: &Path, size: u64) -> Result<File, ClientError> {
+    let folder = folder::parent(path);
+    fs::create_dir_all(&folder).map_err(file_error("make", &folder))?;
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(file_error("open", path))?;
+    file.set_len(size).map_err(file_error("resize", path))?;
+    Ok(file)
+}
+
+/// Batches that fit into an answer each, neighbours in a file together.
+fn batches(wanted: BTreeMap<ChunkId, Places>) -> Vec<Vec<(ChunkId, Places)>> {
+    let mut wanted: Vec<(ChunkId, Places)> = wanted.into_iter().collect();
+    wanted.sort_by(|(_, a), (_, b)| a.cmp(b));
+    let mut batches: Vec<Vec<(ChunkId, Places)>> = Vec::new();
+    let mut room = 0;
+    for (id, places) in wanted {
+        match batches.last_mut() {
+            Some(batch) if id.size <= room && batch.len() < MAX_BATCH => {
+                room -= id.size;
+                batch.push((id, places));
+            }
+            _ => {
+                room = (MAX_CHUNK as u64).saturating_sub(id.size);
+                batches.push(vec![(id, places)]);
+            }
+        }
+    }
+    batches
 }

@@ -1,58 +1,115 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use espalier_proto::BLOB_CHUNK;
 use espalier_proto::v1::{
-    BlobId, FindMissingBlobsRequest, PublishCheckpointRequest, QueryWriteStatusRequest,
-    QueryWriteStatusResponse, WriteBlobHeader, WriteBlobRequest,
+    Chunk, Encoding, FindMissingChunksRequest, PublishCheckpointRequest, PublishCheckpointResponse,
+    WriteChunksRequest,
 };
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Status};
-use tonic_types::StatusExt as _;
+use espalier_proto::{MAX_BATCH, MAX_CHUNK};
+use prost::Message as _;
+use prost::bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
 
-use super::connection::{Connection, unary};
+use super::connection::{Connection, transfer_deadline, unary, within};
 use super::folder::{self, file_error};
-use super::progress::{FileProgress, Progress};
-use super::retry::{MAX_TRIES, is_transient, pause};
-use super::{ClientError, Expected, PublishRequest, transfer_deadline};
+use super::progress::{Moved, Progress};
+use super::{ClientError, Expected, PublishRequest, joined};
+use crate::chunks::{Cuts, Stored, encode};
+use crate::failpoint::reach;
 use crate::files::blocking;
-use crate::{FileEntry, Lineage, Manifest};
+use crate::signing::Signed;
+use crate::{ChunkId, Digest, FileEntry, Lineage, MAX_MANIFEST, Manifest, ManifestError};
 
-/// Files uploaded at once.
+/// Bytes of chunks that are asked for, and then sent, together.
+const GROUP: usize = MAX_CHUNK;
+
+/// Groups under way at once: with those read ahead, all that is in memory.
 const PARALLEL: usize = 4;
 
-/// Pieces that are read ahead of the network.
+/// Chunks that are read and hashed ahead.
 const READ_AHEAD: usize = 2;
 
-/// Looks at another client's upload of the same blob, without any progress, before giving up.
-const MAX_LOOKS: u32 = 120;
+/// Passes over the folder before a push gives up: the lease of one that was held up for longer than it
+/// lasts has ended, and its chunks may be gone.
+const PASSES: u32 = 3;
 
-/// Time between two such looks.
-const LOOK: Duration = Duration::from_millis(500);
+/// A chunk that was read.
+struct Piece {
+    id: ChunkId,
+    bytes: Bytes,
+}
+
+/// What a push came to.
+#[derive(Clone, Debug)]
+pub struct Pushed {
+    /// Identity of the checkpoint, `sha256:...`.
+    pub digest: String,
+    /// The alias is protected and was left where it is.
+    pub alias_kept: bool,
+    /// What it took.
+    pub moved: Moved,
+}
 
 pub(super) async fn push(
     connection: &Connection,
     dir: &Path,
     request: &PublishRequest,
     report: impl Fn(u64, u64) + Send + Sync + 'static,
-) -> Result<String, ClientError> {
-    let manifest = read_manifest(dir, request).await?;
-    let progress = Progress::new(report, manifest.size());
-    upload_missing(connection, dir, &manifest, &progress).await?;
-    publish(connection, request, &manifest).await
+) -> Result<Pushed, ClientError> {
+    let folder = dir.to_owned();
+    let (files, card) =
+        blocking(move || Ok::<_, ClientError>((folder::list(&folder)?, folder::report(&folder)?)))
+            .await?;
+    let total = files.iter().map(|(_, size)| size).sum();
+    check_size(total)?;
+    let mut push = Push {
+        connection: connection.clone(),
+        lease: uuid::Uuid::new_v4().to_string(),
+        progress: Arc::new(Progress::new(report, total)),
+    };
+    let mut pass = 1;
+    loop {
+        let entries = push.transfer(dir, files.clone()).await?;
+        let manifest = manifest(request, entries, card.clone())?;
+        reach("chunks sent");
+        match push.publish(request, &manifest).await {
+            Ok(answer) => {
+                reach("published");
+                push.release().await;
+                return Ok(Pushed {
+                    digest: answer.digest,
+                    alias_kept: answer.alias_kept,
+                    moved: push.progress.result(),
+                });
+            }
+            Err(error) if pass < PASSES && error.reason().as_deref() == Some("MISSING_CHUNKS") => {
+                tracing::warn!(%error, "chunks went missing; pushing again");
+                pass += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
-async fn read_manifest(dir: &Path, request: &PublishRequest) -> Result<Manifest, ClientError> {
-    let dir = dir.to_owned();
-    let (files, report) =
-        blocking(move || Ok::<_, ClientError>((folder::read(&dir)?, folder::report(&dir)?)))
-            .await?;
+/// Refuses at once what would make no manifest in the end.
+fn check_size(total: u64) -> Result<(), ClientError> {
+    // At least so many bytes of a manifest for each chunk.
+    const ENTRY: u64 = 91;
+    let least = total.div_ceil(MAX_CHUNK as u64).saturating_mul(ENTRY);
+    if least > MAX_MANIFEST as u64 {
+        let size = usize::try_from(least).unwrap_or(usize::MAX);
+        return Err(ManifestError::TooLarge(size).into());
+    }
+    Ok(())
+}
+
+fn manifest(
+    request: &PublishRequest,
+    files: Vec<FileEntry>,
+    report: Option<serde_json::Value>,
+) -> Result<Manifest, ClientError> {
     let mut lineage = request.lineage.clone();
     if let Some(commit) = &request.commit {
         // The registry refuses a commit that says otherwise than the manifest.
@@ -72,237 +129,216 @@ async fn read_manifest(dir: &Path, request: &PublishRequest) -> Result<Manifest,
     )?)
 }
 
-async fn upload_missing(
-    connection: &Connection,
-    dir: &Path,
-    manifest: &Manifest,
-    progress: &Progress,
-) -> Result<(), ClientError> {
-    let request = FindMissingBlobsRequest {
-        blobs: manifest.files.iter().map(blob_id).collect(),
-    };
-    let missing: HashSet<String> = connection
-        .call("asking which files are missing", |mut rpc| {
-            let request = unary(request.clone());
-            async move { rpc.find_missing_blobs(request).await }
-        })
-        .await?
-        .missing
-        .into_iter()
-        .map(|id| id.digest)
-        .collect();
-    let mut taken = HashSet::new();
-    let permits = Arc::new(Semaphore::new(PARALLEL));
-    // Dropped on the first error, it aborts the rest.
-    let mut uploads = JoinSet::new();
-    for file in &manifest.files {
-        let mut done = progress.file();
-        if !missing.contains(&file.digest.to_string()) || !taken.insert(file.digest) {
-            done.set(file.size);
-            continue;
-        }
-        let permits = Arc::clone(&permits);
-        let mut upload = FileUpload {
-            connection: connection.clone(),
-            path: dir.join(&file.path),
-            file: file.clone(),
-            progress: done,
-        };
-        uploads.spawn(async move {
-            let Ok(_permit) = permits.acquire().await else {
-                return Ok(());
-            };
-            upload.run().await
-        });
-    }
-    while let Some(joined) = uploads.join_next().await {
-        match joined {
-            Ok(result) => result?,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-    Ok(())
+#[derive(Clone)]
+struct Push {
+    connection: Connection,
+    lease: String,
+    progress: Arc<Progress>,
 }
 
-async fn publish(
-    connection: &Connection,
-    request: &PublishRequest,
-    manifest: &Manifest,
-) -> Result<String, ClientError> {
-    let alias = request.alias.as_ref();
-    let message = PublishCheckpointRequest {
-        request_id: request
-            .request_id
-            .clone()
-            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
-        name: request.name.clone(),
-        manifest: manifest.to_bytes()?.into(),
-        alias: alias.map(|a| a.name.clone()).unwrap_or_default(),
-        expected_alias_digest: alias.and_then(|a| match a.expected {
-            Expected::Any => None,
-            Expected::Absent => Some(String::new()),
-            Expected::Digest(digest) => Some(digest.to_string()),
-        }),
-        reason: alias.map(|a| a.reason.clone()).unwrap_or_default(),
-        commit: request.commit.clone(),
-    };
-    let operation = format!("publishing `{}`", request.name);
-    let answer = connection
-        .call(&operation, |mut rpc| {
-            let message = unary(message.clone());
-            async move { rpc.publish_checkpoint(message).await }
+impl Push {
+    /// One pass: every file is read once, each group of chunks is asked for and what is missing sent.
+    async fn transfer(
+        &mut self,
+        dir: &Path,
+        files: Vec<(String, u64)>,
+    ) -> Result<Vec<FileEntry>, ClientError> {
+        let (sender, mut pieces) = mpsc::channel(READ_AHEAD);
+        let reader = read(dir.to_owned(), files, sender);
+        let mut seen = HashSet::new();
+        // Dropped on the first error, it aborts the rest.
+        let mut groups = JoinSet::new();
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        while let Some(piece) = pieces.recv().await {
+            if !seen.insert(piece.id.digest) {
+                self.progress.done(1, piece.id.size);
+                continue;
+            }
+            bytes += piece.bytes.len();
+            group.push(piece);
+            if bytes >= GROUP || group.len() == MAX_BATCH {
+                bytes = 0;
+                self.start(&mut groups, std::mem::take(&mut group)).await?;
+            }
+        }
+        let entries = joined(reader.await)?;
+        if !group.is_empty() {
+            self.start(&mut groups, group).await?;
+        }
+        while let Some(done) = groups.join_next().await {
+            joined(done)?;
+        }
+        Ok(entries)
+    }
+
+    async fn start(
+        &self,
+        groups: &mut JoinSet<Result<(), ClientError>>,
+        group: Vec<Piece>,
+    ) -> Result<(), ClientError> {
+        while groups.len() >= PARALLEL {
+            if let Some(done) = groups.join_next().await {
+                joined(done)?;
+            }
+        }
+        let push = self.clone();
+        groups.spawn(async move { push.send(group).await });
+        Ok(())
+    }
+
+    /// Asks which chunks of a group are missing, and sends those.
+    async fn send(&self, group: Vec<Piece>) -> Result<(), ClientError> {
+        let request = FindMissingChunksRequest {
+            chunks: group.iter().map(|piece| piece.id.to_proto()).collect(),
+            lease: self.lease.clone(),
+        };
+        self.progress.moved(0, request.encoded_len());
+        let answer = self
+            .connection
+            .call("asking which chunks are missing", |mut rpc| {
+                let request = unary(request.clone());
+                async move { rpc.find_missing_chunks(request).await }
+            })
+            .await?;
+        let missing: HashSet<String> = answer.missing.into_iter().map(|id| id.digest).collect();
+        let mut chunks = Vec::new();
+        for piece in group {
+            if missing.contains(&piece.id.digest.to_string()) {
+                chunks.push(piece);
+            } else {
+                self.progress.done(1, piece.id.size);
+            }
+        }
+        let chunks = blocking(move || {
+            let encoded = chunks.into_iter().map(|p| (p.id, encode(p.bytes)));
+            Ok::<Vec<(ChunkId, Stored)>, ClientError>(encoded.collect())
         })
         .await?;
-    Ok(answer.digest)
-}
-
-/// The upload of one file.
-struct FileUpload {
-    connection: Connection,
-    path: PathBuf,
-    file: FileEntry,
-    progress: FileProgress,
-}
-
-impl FileUpload {
-    /// Uploads the file from where the registry has it, again from there when the link breaks; gives
-    /// up when tries in a row bring nothing.
-    async fn run(&mut self) -> Result<(), ClientError> {
-        let mut furthest = 0;
-        let mut failures = 0;
-        let mut looks = 0;
-        loop {
-            let status = self.status().await?;
-            self.progress.set(status.committed_size);
-            if status.complete {
-                return Ok(());
-            }
-            if status.committed_size > furthest {
-                furthest = status.committed_size;
-                (failures, looks) = (0, 0);
-            }
-            let Err(error) = self.send(status.committed_size).await? else {
-                continue;
-            };
-            if is_being_uploaded(&error) {
-                looks += 1;
-                if looks == MAX_LOOKS {
-                    return Err(self.failed(error));
-                }
-                tokio::time::sleep(LOOK).await;
-                continue;
-            }
-            if error.code() == Code::DataLoss {
-                self.check_unchanged().await?;
-                // Otherwise the part was damaged there: what is to come starts at 0.
-                furthest = 0;
-            } else if !is_transient(&error) && error.code() != Code::OutOfRange {
-                return Err(self.failed(error));
-            }
-            failures += 1;
-            if failures == MAX_TRIES {
-                return Err(self.failed(error));
-            }
-            pause(failures, &error).await;
+        for batch in batches(chunks) {
+            self.write(batch).await?;
         }
+        Ok(())
     }
 
-    async fn status(&self) -> Result<QueryWriteStatusResponse, ClientError> {
-        let request = QueryWriteStatusRequest {
-            blob: Some(blob_id(&self.file)),
+    async fn write(&self, batch: Vec<(ChunkId, Stored)>) -> Result<(), ClientError> {
+        let (count, bytes) = (batch.len(), batch.iter().map(|(id, _)| id.size).sum());
+        let chunk = |(id, stored): (ChunkId, Stored)| Chunk {
+            id: Some(id.to_proto()),
+            encoding: Encoding::from(stored.encoding).into(),
+            data: stored.data,
         };
-        let operation = format!("asking how far `{}` is", self.file.path);
+        let request = WriteChunksRequest {
+            chunks: batch.into_iter().map(chunk).collect(),
+            lease: self.lease.clone(),
+        };
+        let length = request.encoded_len();
+        let deadline = transfer_deadline(length as u64);
+        self.connection
+            .call_within(deadline, "sending chunks", |mut rpc| {
+                let request = within(deadline, request.clone());
+                async move { rpc.write_chunks(request).await }
+            })
+            .await?;
+        reach("batch written");
+        self.progress.moved(count, length);
+        self.progress.done(count as u64, bytes);
+        Ok(())
+    }
+
+    async fn publish(
+        &self,
+        request: &PublishRequest,
+        manifest: &Manifest,
+    ) -> Result<PublishCheckpointResponse, ClientError> {
+        let alias = request.alias.as_ref();
+        let bytes = manifest.to_bytes()?;
+        let signed = request
+            .sign
+            .as_ref()
+            .map(|key| key.sign(Digest::of(&bytes)));
+        let message = PublishCheckpointRequest {
+            request_id: request
+                .request_id
+                .clone()
+                .unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+            name: request.name.clone(),
+            manifest: bytes.into(),
+            alias: alias.map(|a| a.name.clone()).unwrap_or_default(),
+            expected_alias_digest: alias.and_then(|a| match a.expected {
+                Expected::Any => None,
+                Expected::Absent => Some(String::new()),
+                Expected::Digest(digest) => Some(digest.to_string()),
+            }),
+            reason: alias.map(|a| a.reason.clone()).unwrap_or_default(),
+            commit: request.commit.clone(),
+            actor: request.actor.clone(),
+            labels: request.labels.clone().into_iter().collect(),
+            force: request.force,
+            signatures: signed.iter().map(Signed::to_proto).collect(),
+        };
+        self.progress.moved(0, message.encoded_len());
+        let operation = format!("publishing `{}`", request.name);
         self.connection
             .call(&operation, |mut rpc| {
-                let request = unary(request.clone());
-                async move { rpc.query_write_status(request).await }
+                let message = unary(message.clone());
+                async move { rpc.publish_checkpoint(message).await }
             })
             .await
     }
 
-    /// Sends the file from an offset. The outer error is this side's, the inner the registry's; an
-    /// upload that the registry ended without the whole is seen by the next look at its status.
-    async fn send(&mut self, offset: u64) -> Result<Result<(), Status>, ClientError> {
-        let deadline = transfer_deadline(self.file.size.saturating_sub(offset));
-        let (messages, outgoing) = mpsc::channel(READ_AHEAD);
-        let mut request = Request::new(ReceiverStream::new(outgoing));
-        request.set_timeout(deadline);
-        let mut rpc = self.connection.rpc();
-        let call = tokio::time::timeout(deadline, rpc.write_blob(request));
-        let (read, answer) = tokio::join!(self.read_into(messages, offset), call);
-        read?;
-        Ok(match answer {
-            Ok(answer) => answer.map(drop),
-            Err(_) => Err(Status::deadline_exceeded(format!(
-                "not done in {deadline:?}"
-            ))),
-        })
-    }
-
-    /// Reads the file into an upload's messages. Ends early when the upload has ended.
-    async fn read_into(
-        &mut self,
-        messages: mpsc::Sender<WriteBlobRequest>,
-        offset: u64,
-    ) -> Result<(), ClientError> {
-        let failed = || file_error("read", &self.path);
-        let mut file = File::open(&self.path).await.map_err(failed())?;
-        file.seek(std::io::SeekFrom::Start(offset))
-            .await
-            .map_err(failed())?;
-        let mut header = Some(WriteBlobHeader {
-            blob: Some(blob_id(&self.file)),
-            offset,
-        });
-        let mut sent = offset;
-        loop {
-            let mut data = Vec::with_capacity(BLOB_CHUNK);
-            let mut piece = (&mut file).take(BLOB_CHUNK as u64);
-            let read = piece.read_to_end(&mut data).await.map_err(failed())?;
-            sent += read as u64;
-            let finish = read < BLOB_CHUNK || sent >= self.file.size;
-            let message = WriteBlobRequest {
-                header: header.take(),
-                data: data.into(),
-                finish,
-            };
-            if messages.send(message).await.is_err() {
-                return Ok(());
-            }
-            self.progress.set(sent.min(self.file.size));
-            if finish {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn check_unchanged(&self) -> Result<(), ClientError> {
-        let path = self.path.clone();
-        let now = blocking(move || folder::hash(&path)).await?;
-        if now == (self.file.size, self.file.digest) {
-            return Ok(());
-        }
-        Err(ClientError::Corrupt {
-            file: self.file.path.clone(),
-            problem: "it changed while it was pushed; push again".to_owned(),
-        })
-    }
-
-    fn failed(&self, status: Status) -> ClientError {
-        let operation = format!("uploading `{}`", self.file.path);
-        self.connection.failed(operation, status)
+    async fn release(&self) {
+        super::release(&self.connection, &self.lease).await;
     }
 }
 
-fn is_being_uploaded(status: &Status) -> bool {
-    status
-        .get_details_error_info()
-        .is_some_and(|info| info.reason == "UPLOAD_IN_PROGRESS")
+/// Reads files and cuts them; gives what they came to. Ends early when nobody takes the pieces.
+fn read(
+    dir: PathBuf,
+    files: Vec<(String, u64)>,
+    pieces: mpsc::Sender<Piece>,
+) -> JoinHandle<Result<Vec<FileEntry>, ClientError>> {
+    tokio::task::spawn_blocking(move || {
+        let mut entries = Vec::with_capacity(files.len());
+        for (path, size) in files {
+            let full = dir.join(&path);
+            let failed = || file_error("read", &full);
+            let mut chunks = Vec::new();
+            for bytes in Cuts::open(&full, size).map_err(failed())? {
+                let bytes = bytes.map_err(failed())?;
+                let id = ChunkId::of(&bytes);
+                chunks.push(id);
+                if pieces.blocking_send(Piece { id, bytes }).is_err() {
+                    return Ok(entries);
+                }
+            }
+            entries.push(FileEntry {
+                media_type: folder::media_type(&path).to_owned(),
+                path,
+                size: chunks.iter().map(|chunk| chunk.size).sum(),
+                chunks,
+            });
+        }
+        Ok(entries)
+    })
 }
 
-fn blob_id(file: &FileEntry) -> BlobId {
-    BlobId {
-        digest: file.digest.to_string(),
-        size: file.size,
+/// Batches that fit into a message each.
+fn batches(chunks: Vec<(ChunkId, Stored)>) -> Vec<Vec<(ChunkId, Stored)>> {
+    let mut batches: Vec<Vec<(ChunkId, Stored)>> = Vec::new();
+    let mut room = 0;
+    for (id, stored) in chunks {
+        let size = stored.data.len();
+        match batches.last_mut() {
+            Some(batch) if size <= room && batch.len() < MAX_BATCH => {
+                room -= size;
+                batch.push((id, stored));
+            }
+            _ => {
+                room = MAX_CHUNK.saturating_sub(size);
+                batches.push(vec![(id, stored)]);
+            }
+        }
     }
+    batches
 }

@@ -1,6 +1,8 @@
+use std::collections::BTreeMap;
+
 use espalier_proto::v1::StepCommit;
 
-use crate::{Digest, Kind, Lineage};
+use crate::{Digest, Kind, Lineage, SecretKey};
 
 /// How a pushed folder is published. Its `report.json`, if there is one, goes into the manifest.
 #[derive(Clone, Debug)]
@@ -18,6 +20,14 @@ pub struct PublishRequest {
     /// Id of this publish, of at most 128 letters, digits, `-`, `_` and `.`: repeats with the same id and content are answered
     /// alike. One is made up when it is not set; set it to repeat a push after a restart.
     pub request_id: Option<String>,
+    /// Who pushes, for the alias's history; nobody checks it.
+    pub actor: String,
+    /// First labels of the checkpoint.
+    pub labels: BTreeMap<String, String>,
+    /// Move the alias even if it is protected.
+    pub force: bool,
+    /// Signs the checkpoint.
+    pub sign: Option<SecretKey>,
 }
 
 /// A move of an alias.
@@ -53,6 +63,10 @@ impl PublishRequest {
             lineage: Lineage::default(),
             commit: None,
             request_id: None,
+            actor: String::new(),
+            labels: BTreeMap::new(),
+            force: false,
+            sign: None,
         }
     }
 }

@@ -7,8 +7,8 @@ fn file(path: &str) -> FileEntry {
     FileEntry {
         path: path.to_owned(),
         size: 3,
-        digest: Digest::of(b"abc"),
         media_type: "application/json".to_owned(),
+        chunks: vec![ChunkId::of(b"abc")],
     }
 }
 
@@ -32,13 +32,13 @@ fn the_bytes_are_fixed() {
     let digest = Digest::of(b"abc");
     let files = ["a/b.json", "b.json"].map(|path| {
         format!(
-            r#"{{"digest":"{digest}","media_type":"application/json","path":"{path}","size":3}}"#
+            r#"{{"chunks":[{{"digest":"{digest}","size":3}}],"media_type":"application/json","path":"{path}","size":3}}"#
         )
     });
     let expected = format!(
         concat!(
-            r#"{{"espalier":1,"files":[{}],"kind":"model","#,
-            r#""lineage":{{"generation":null,"job":"j1","parent":null,"seed":null,"step":7}},"name":"demo","#,
+            r#"{{"espalier":2,"files":[{}],"kind":"model","#,
+            r#""lineage":{{"generation":null,"job":"j1","parent":null,"seed":null,"step":7,"teacher":null}},"name":"demo","#,
             r#""report":{{"a":[0.1,1e+300,-0.0],"m":{{"b":true,"y":null}},"z":1}}}}"#
         ),
         files.join(",")
@@ -55,8 +55,8 @@ fn only_canonical_bytes_are_taken() {
         manifest()
     );
     for (from, to) in [
-        (r#""espalier":1"#, r#""espalier": 1"#),
-        (r#""espalier":1,"#, r#""espalier":1,"espalier":1,"#),
+        (r#""espalier":2"#, r#""espalier": 2"#),
+        (r#""espalier":2,"#, r#""espalier":2,"espalier":2,"#),
         ("0.1", "0.10"),
         ("1e+300", "1e300"),
         (r#""demo""#, r#""\u0064emo""#),
@@ -90,8 +90,8 @@ fn problems_name_the_field() {
         Manifest::parse(&bytes).expect_err("refused").to_string()
     };
     type Edit = fn(&mut Value);
-    let table: [(Edit, &str); 12] = [
-        (|v| v["espalier"] = json!(2), "version 2"),
+    let table: [(Edit, &str); 15] = [
+        (|v| v["espalier"] = json!(1), "version 1"),
         (|v| v["extra"] = json!(2), "unknown field `extra`"),
         (
             |v| v["files"][0]["extra"] = json!(2),
@@ -121,8 +121,20 @@ fn problems_name_the_field() {
             "invalid value: integer `-1`",
         ),
         (
-            |v| v["files"][0]["digest"] = json!("sha256:0"),
+            |v| v["files"][0]["chunks"][0]["digest"] = json!("sha256:0"),
             "`sha256:0` is not a digest",
+        ),
+        (
+            |v| v["files"][0]["size"] = json!(4),
+            "files[0].chunks: they have 3 bytes together, the file 4",
+        ),
+        (
+            |v| v["files"][0]["chunks"][0]["size"] = json!(u64::MAX),
+            "files[0].chunks: [0] has 18446744073709551615 bytes",
+        ),
+        (
+            |v| v["files"][0]["chunks"][0]["size"] = json!(0),
+            "files[0].chunks: [0] has 0 bytes",
         ),
     ];
     for (edit, expected) in table {

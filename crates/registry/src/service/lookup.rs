@@ -1,18 +1,22 @@
 use std::collections::BTreeMap;
 
 use espalier_proto::v1::{
-    GetCheckpointResponse, ListAliasHistoryRequest, ListAliasHistoryResponse,
+    GetCheckpointRequest, GetCheckpointResponse, ListAliasHistoryRequest, ListAliasHistoryResponse,
     ListCheckpointsRequest, ListCheckpointsResponse,
 };
 use espalier_store::Range;
 
-use super::{RegistryService, digest};
+use super::RegistryService;
+use super::requests::digest;
+use crate::filter::Subject;
 use crate::records::{
-    AliasRecord, CheckpointRecord, MoveRecord, PUBLISHED, alias_key, aliases_prefix,
-    checkpoints_prefix, decode, digest_key, history_prefix, manifest_key,
+    AliasRecord, CheckpointRecord, MoveRecord, NoteRecord, PUBLISHED, alias_key, aliases_prefix,
+    card_key, checkpoints_prefix, decode, digest_key, history_prefix, manifest_key, note_key,
+    signatures_key,
 };
 use crate::rules::check_name;
-use crate::{Digest, Kind, Manifest, RegistryError};
+use crate::signing::Signed;
+use crate::{Digest, Filter, Kind, Manifest, RegistryError};
 
 const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 500;
@@ -22,7 +26,7 @@ const MAX_SCAN: usize = 5000;
 
 /// A reference to a checkpoint, as people write it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Reference {
+pub(super) enum Reference {
     Alias {
         name: String,
         alias: String,
@@ -34,7 +38,7 @@ enum Reference {
 }
 
 impl Reference {
-    fn parse(text: &str) -> Result<Self, RegistryError> {
+    pub(super) fn parse(text: &str) -> Result<Self, RegistryError> {
         let named = |name: &str| {
             check_name(name).map_err(|problem| {
                 RegistryError::argument(
@@ -68,44 +72,76 @@ impl Reference {
 
 impl RegistryService {
     /// The checkpoint that a reference means, with its manifest as it was published.
-    pub(super) async fn find(
+    pub(crate) async fn get(
         &self,
-        reference: &str,
+        request: &GetCheckpointRequest,
     ) -> Result<GetCheckpointResponse, RegistryError> {
+        // From the look at the manifest until its chunks are pinned, none of them goes.
+        let _gate = self.0.gate.read().await;
+        let digest = self.resolve(&request.reference).await?;
+        let (bytes, manifest) = self.manifest(digest, &request.reference).await?;
+        let chunks = manifest.files.iter().flat_map(|file| &file.chunks);
+        self.pin(&request.lease, chunks.map(|id| id.digest))?;
+        let record = self.record_of(digest).await?;
+        let aliases = self.aliases(&record.name).await?;
+        let note = self.note(digest).await?;
+        Ok(GetCheckpointResponse {
+            checkpoint: Some(record.to_proto(pointing(&aliases, digest), note)),
+            manifest: bytes.into(),
+            signatures: self
+                .signatures(digest)
+                .await?
+                .iter()
+                .map(Signed::to_proto)
+                .collect(),
+        })
+    }
+
+    /// The digest of the checkpoint that a reference means.
+    pub(super) async fn resolve(&self, reference: &str) -> Result<Digest, RegistryError> {
         let not_found = || RegistryError::NotFound {
             what: "checkpoint",
             name: reference.to_owned(),
         };
-        let store = self.leader.store();
         let (name, digest) = match Reference::parse(reference)? {
             Reference::Digest { name, digest } => (name, digest),
             Reference::Alias { name, alias } => {
-                let entry = store.get(&alias_key(&name, &alias)).await?;
+                let entry = self.store().get(&alias_key(&name, &alias)).await?;
                 let record: AliasRecord = decode(&entry.ok_or_else(not_found)?)?;
-                (Some(name), record.digest)
+                (Some(name), record.digest.ok_or_else(not_found)?)
             }
         };
-        let entry = store.get(&manifest_key(digest)).await?;
-        let manifest = entry.ok_or_else(not_found)?.value;
-        if Digest::of(&manifest) != digest {
-            return Err(RegistryError::Damaged {
-                digest,
-                problem: "the manifest has another digest".to_owned(),
-            });
-        }
-        if name.is_some_and(|name| Manifest::parse(&manifest).is_ok_and(|m| m.name != name)) {
+        if self.store().get(&manifest_key(digest)).await?.is_none() {
             return Err(not_found());
         }
-        let record = self.record_of(digest).await?;
-        let aliases = self.aliases(&record.name).await?;
-        Ok(GetCheckpointResponse {
-            checkpoint: Some(record.to_proto(pointing(&aliases, digest))),
-            manifest: manifest.into(),
-        })
+        match name {
+            Some(name) if self.record_of(digest).await?.name != name => Err(not_found()),
+            _ => Ok(digest),
+        }
+    }
+
+    /// The bytes of a manifest, verified, and what they say.
+    async fn manifest(
+        &self,
+        digest: Digest,
+        reference: &str,
+    ) -> Result<(Vec<u8>, Manifest), RegistryError> {
+        let entry = self.store().get(&manifest_key(digest)).await?;
+        let bytes = entry.map(|entry| entry.value);
+        let bytes = bytes.ok_or_else(|| RegistryError::NotFound {
+            what: "checkpoint",
+            name: reference.to_owned(),
+        })?;
+        let damaged = |problem: String| RegistryError::Damaged { digest, problem };
+        if Digest::of(&bytes) != digest {
+            return Err(damaged("the manifest has another digest".to_owned()));
+        }
+        let manifest = Manifest::parse(&bytes).map_err(|e| damaged(e.to_string()))?;
+        Ok((bytes, manifest))
     }
 
     /// A page of checkpoints, newest first.
-    pub(super) async fn list(
+    pub(crate) async fn list(
         &self,
         request: ListCheckpointsRequest,
     ) -> Result<ListCheckpointsResponse, RegistryError> {
@@ -115,6 +151,10 @@ impl RegistryService {
             check_name(&request.name).map_err(|p| RegistryError::argument("name", p))?;
             checkpoints_prefix(&request.name)
         };
+        let filter = match request.filter.as_str() {
+            "" => None,
+            text => Some(Filter::parse(text).map_err(|e| RegistryError::argument("filter", e))?),
+        };
         let size = page_size(request.page_size);
         let mut before = page_token(&request.page_token)?;
         let mut records: Vec<CheckpointRecord> = Vec::new();
@@ -122,13 +162,14 @@ impl RegistryService {
         let mut more = true;
         while more && records.len() < size && scanned < MAX_SCAN {
             let range = newest(&prefix, before, size - records.len());
-            let page = self.leader.store().range(range).await?;
+            let page = self.store().range(range).await?;
             more = page.more;
             scanned += page.entries.len();
             for entry in &page.entries {
                 let record: CheckpointRecord = decode(entry)?;
                 before = Some(record.sequence);
-                if request.include_training || record.kind == Kind::Model {
+                let of_kind = request.include_training || record.kind == Kind::Model;
+                if of_kind && self.matches(filter.as_ref(), &record).await? {
                     records.push(record);
                 }
             }
@@ -140,16 +181,50 @@ impl RegistryService {
                 aliases.insert(record.name.clone(), found);
             }
         }
+        let mut checkpoints = Vec::with_capacity(records.len());
+        for record in &records {
+            let of_name = aliases.get(&record.name).map_or(&[][..], Vec::as_slice);
+            let note = self.note(record.digest).await?;
+            checkpoints.push(record.to_proto(pointing(of_name, record.digest), note));
+        }
         Ok(ListCheckpointsResponse {
-            checkpoints: records
-                .iter()
-                .map(|record| {
-                    let of_name = aliases.get(&record.name).map_or(&[][..], Vec::as_slice);
-                    record.to_proto(pointing(of_name, record.digest))
-                })
-                .collect(),
+            checkpoints,
             next_page_token: next_page_token(more, before),
         })
+    }
+
+    async fn matches(
+        &self,
+        filter: Option<&Filter>,
+        record: &CheckpointRecord,
+    ) -> Result<bool, RegistryError> {
+        let Some(filter) = filter else {
+            return Ok(true);
+        };
+        let note = self.note(record.digest).await?;
+        let report = self.report(record.digest).await?;
+        Ok(filter.matches(&Subject {
+            record,
+            note: &note,
+            report: &report,
+        }))
+    }
+
+    /// The report card of a checkpoint; null when it has none.
+    pub(crate) async fn report(&self, digest: Digest) -> Result<serde_json::Value, RegistryError> {
+        let card = self.store().get(&card_key(digest)).await?;
+        Ok(card.as_ref().map(decode).transpose()?.unwrap_or_default())
+    }
+
+    /// Who signed a checkpoint.
+    pub(super) async fn signatures(&self, digest: Digest) -> Result<Vec<Signed>, RegistryError> {
+        let entry = self.store().get(&signatures_key(digest)).await?;
+        Ok(entry.as_ref().map(decode).transpose()?.unwrap_or_default())
+    }
+
+    pub(crate) async fn note(&self, digest: Digest) -> Result<NoteRecord, RegistryError> {
+        let entry = self.store().get(&note_key(digest)).await?;
+        Ok(entry.as_ref().map(decode).transpose()?.unwrap_or_default())
     }
 
     /// A page of the moves of an alias, newest first.
@@ -162,7 +237,7 @@ impl RegistryService {
         let prefix = history_prefix(&request.name, &request.alias);
         let before = page_token(&request.page_token)?;
         let range = newest(&prefix, before, page_size(request.page_size));
-        let page = self.leader.store().range(range).await?;
+        let page = self.store().range(range).await?;
         if page.entries.is_empty() && before.is_none() {
             return Err(RegistryError::NotFound {
                 what: "alias",
@@ -176,35 +251,38 @@ impl RegistryService {
         })
     }
 
-    async fn record_of(&self, digest: Digest) -> Result<CheckpointRecord, RegistryError> {
+    pub(super) async fn record_of(
+        &self,
+        digest: Digest,
+    ) -> Result<CheckpointRecord, RegistryError> {
         let key = digest_key(digest);
         let damaged = |key: &str, problem: &str| RegistryError::Record {
             key: key.to_owned(),
             problem: problem.to_owned(),
         };
-        let pointer = self.leader.store().get(&key).await?;
+        let pointer = self.store().get(&key).await?;
         let pointer = pointer.ok_or_else(|| damaged(&key, "it is missing"))?;
         let published =
             String::from_utf8(pointer.value).map_err(|_| damaged(&key, "it is not utf-8"))?;
-        let entry = self.leader.store().get(&published).await?;
+        let entry = self.store().get(&published).await?;
         decode(&entry.ok_or_else(|| damaged(&published, "it is missing"))?)
     }
 
     /// The aliases of a name: publishing keeps them below a page.
-    async fn aliases(&self, name: &str) -> Result<Vec<(String, Digest)>, RegistryError> {
+    pub(crate) async fn aliases(&self, name: &str) -> Result<Vec<(String, Digest)>, RegistryError> {
         let prefix = aliases_prefix(name);
-        let page = self.leader.store().range(Range::prefix(&prefix)).await?;
-        page.entries
-            .iter()
-            .map(|entry| {
-                let record: AliasRecord = decode(entry)?;
-                Ok((entry.key[prefix.len()..].to_owned(), record.digest))
-            })
-            .collect()
+        let page = self.store().range(Range::prefix(&prefix)).await?;
+        let mut aliases = Vec::new();
+        for entry in &page.entries {
+            let record: AliasRecord = decode(entry)?;
+            let alias = entry.key[prefix.len()..].to_owned();
+            aliases.extend(record.digest.map(|digest| (alias, digest)));
+        }
+        Ok(aliases)
     }
 }
 
-fn pointing(aliases: &[(String, Digest)], to: Digest) -> Vec<String> {
+pub(super) fn pointing(aliases: &[(String, Digest)], to: Digest) -> Vec<String> {
     aliases
         .iter()
         .filter(|(_, digest)| *digest == to)

@@ -1,203 +1,149 @@
 //! The gRPC service: requests checked, limits kept, errors in their gRPC shape.
 
+mod alias;
+mod change;
 mod lookup;
 mod publish;
-mod write;
+mod requests;
+mod rpc;
+mod transfer;
 
-use std::pin::Pin;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use espalier_proto::MAX_MESSAGE;
-use espalier_proto::v1::registry_service_server::{self as server, RegistryServiceServer};
-use espalier_proto::v1::{
-    self as pb, FindMissingBlobsRequest, FindMissingBlobsResponse, GetCheckpointRequest,
-    GetCheckpointResponse, ListAliasHistoryRequest, ListAliasHistoryResponse,
-    ListCheckpointsRequest, ListCheckpointsResponse, PublishCheckpointRequest,
-    PublishCheckpointResponse, QueryWriteStatusRequest, QueryWriteStatusResponse, ReadBlobRequest,
-    ReadBlobResponse, WriteBlobRequest, WriteBlobResponse,
-};
-use espalier_store::Leader;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
-use tokio_stream::{Stream, StreamExt as _};
+use espalier_proto::MAX_REGISTRY_MESSAGE;
+use espalier_proto::v1::registry_service_server::RegistryServiceServer;
+use espalier_store::{Leader, Store};
+use tokio::sync::{Mutex, RwLock, Semaphore};
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::blobs::{BlobId, BlobStream};
-use crate::{Blobs, Digest, MAX_FILES, PublishHook, RegistryError};
+use crate::pins::Pins;
+use crate::{Blobs, Clock, Digest, PublishHook, SystemClock};
 
-/// Most uploads at once.
-const MAX_UPLOADS: usize = 64;
+/// Most batches of chunks that are taken at once; more wait.
+const MAX_WRITES: usize = 16;
 
-/// Most downloads at once.
-const MAX_DOWNLOADS: usize = 256;
+/// Most batches of chunks that are given at once; more wait.
+const MAX_READS: usize = 32;
 
-/// The registry's gRPC service. Clones share its limits.
+/// The registry's periods.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Time for which a lease pins chunks after the last call that names it.
+    pub lease_ttl: Duration,
+    /// Time between two collections of garbage.
+    pub collect_every: Duration,
+    /// Time that a chunk stays after nothing was found to refer to it.
+    pub grace: Duration,
+    /// Most chunks that are removed in a second.
+    pub sweep_rate: u32,
+    /// Longest collection; the next one goes on.
+    pub collect_limit: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            lease_ttl: Duration::from_secs(15 * 60),
+            collect_every: Duration::from_secs(10 * 60),
+            grace: Duration::from_secs(60 * 60),
+            sweep_rate: 1000,
+            collect_limit: Duration::from_secs(10 * 60),
+        }
+    }
+}
+
+/// The registry's gRPC service. Clones share its state.
 #[derive(Clone)]
-pub struct RegistryService {
-    blobs: Blobs,
-    leader: Leader,
-    hook: Arc<dyn PublishHook>,
-    uploads: Arc<Semaphore>,
-    downloads: Arc<Semaphore>,
-    /// Publishes go one by one: they would only conflict.
-    publishing: Arc<Mutex<()>>,
+pub struct RegistryService(pub(crate) Arc<Shared>);
+
+/// What the calls of a registry share.
+pub(crate) struct Shared {
+    pub(crate) blobs: Blobs,
+    pub(crate) leader: Leader,
+    pub(crate) hook: Arc<dyn PublishHook>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: Options,
+    writes: Semaphore,
+    reads: Semaphore,
+    /// Changes of checkpoints and aliases go one by one: they would only conflict.
+    pub(crate) publishing: Mutex<()>,
     publishes: TaskTracker,
+    pins: std::sync::Mutex<Pins>,
+    /// Held for reading from when chunks are pinned until they were looked for or stored, and from when
+    /// a publish looks for its chunks until it has committed; for writing while unpinned chunks are
+    /// removed. So a chunk that was seen by a client does not go while its pin lasts.
+    pub(crate) gate: RwLock<()>,
+    /// Chunks that were published since the collection under way began.
+    fresh: std::sync::Mutex<HashSet<Digest>>,
+    /// One collection at a time.
+    pub(crate) collecting: Mutex<()>,
 }
 
 impl RegistryService {
-    /// A registry with its blobs in a folder and its records in the leader's store.
+    /// A registry with its chunks in a folder and its records in the leader's store.
     pub fn new(blobs: Blobs, leader: Leader, hook: Arc<dyn PublishHook>) -> Self {
-        Self {
+        Self::with(
             blobs,
             leader,
             hook,
-            uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
-            downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
-            publishing: Arc::default(),
+            Options::default(),
+            Arc::new(SystemClock::default()),
+        )
+    }
+
+    /// A registry with its own periods and clock.
+    pub fn with(
+        blobs: Blobs,
+        leader: Leader,
+        hook: Arc<dyn PublishHook>,
+        options: Options,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let pins = Pins::new(clock.monotonic(), options.lease_ttl);
+        Self(Arc::new(Shared {
+            blobs,
+            leader,
+            hook,
+            clock,
+            options,
+            writes: Semaphore::new(MAX_WRITES),
+            reads: Semaphore::new(MAX_READS),
+            publishing: Mutex::default(),
             publishes: TaskTracker::new(),
-        }
+            pins: std::sync::Mutex::new(pins),
+            gate: RwLock::default(),
+            fresh: std::sync::Mutex::default(),
+            collecting: Mutex::default(),
+        }))
     }
 
     /// As a tonic service, with the message bound of the interface.
     pub fn into_server(self) -> RegistryServiceServer<Self> {
         RegistryServiceServer::new(self)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE)
+            .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
+            .max_encoding_message_size(MAX_REGISTRY_MESSAGE)
     }
 
     /// Waits for the publishes under way, whose clients may have gone. Call it after the server has
     /// stopped and before the store is closed.
     pub async fn drain(&self) {
-        self.publishes.close();
-        self.publishes.wait().await;
-    }
-}
-
-#[async_trait]
-impl server::RegistryService for RegistryService {
-    async fn find_missing_blobs(
-        &self,
-        request: Request<FindMissingBlobsRequest>,
-    ) -> Result<Response<FindMissingBlobsResponse>, Status> {
-        let blobs = request.into_inner().blobs;
-        if blobs.len() > MAX_FILES {
-            let problem = format!("at most {MAX_FILES}, not {}", blobs.len());
-            return Err(RegistryError::argument("blobs", problem).into());
-        }
-        let ids = blobs
-            .iter()
-            .enumerate()
-            .map(|(i, id)| blob_id(&format!("blobs[{i}]"), Some(id)))
-            .collect::<Result<_, _>>()?;
-        let missing = self.blobs.missing(ids).await?;
-        Ok(Response::new(FindMissingBlobsResponse {
-            missing: missing
-                .into_iter()
-                .map(|id| pb::BlobId {
-                    digest: id.digest.to_string(),
-                    size: id.size,
-                })
-                .collect(),
-        }))
+        self.0.publishes.close();
+        self.0.publishes.wait().await;
     }
 
-    async fn write_blob(
-        &self,
-        request: Request<Streaming<WriteBlobRequest>>,
-    ) -> Result<Response<WriteBlobResponse>, Status> {
-        let _permit = admit(&self.uploads, "uploads", MAX_UPLOADS)?;
-        let committed_size = write::receive(&self.blobs, request.into_inner()).await?;
-        Ok(Response::new(WriteBlobResponse { committed_size }))
+    pub(crate) fn store(&self) -> &Store {
+        self.0.leader.store()
     }
 
-    async fn query_write_status(
-        &self,
-        request: Request<QueryWriteStatusRequest>,
-    ) -> Result<Response<QueryWriteStatusResponse>, Status> {
-        let id = blob_id("blob", request.into_inner().blob.as_ref())?;
-        let status = self.blobs.status(id).await?;
-        Ok(Response::new(QueryWriteStatusResponse {
-            committed_size: status.committed,
-            complete: status.complete,
-        }))
+    pub(crate) fn pins(&self) -> MutexGuard<'_, Pins> {
+        // A panic between two of its changes could at worst leave a chunk pinned too long.
+        self.0.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    type ReadBlobStream = Pin<Box<dyn Stream<Item = Result<ReadBlobResponse, Status>> + Send>>;
-
-    async fn read_blob(
-        &self,
-        request: Request<ReadBlobRequest>,
-    ) -> Result<Response<Self::ReadBlobStream>, Status> {
-        let request = request.into_inner();
-        let digest = digest("digest", &request.digest)?;
-        let permit = admit(&self.downloads, "downloads", MAX_DOWNLOADS)?;
-        let pieces = BlobStream::open(&self.blobs, digest, request.offset, permit).await?;
-        Ok(Response::new(Box::pin(pieces.map(|piece| {
-            piece
-                .map(|data| ReadBlobResponse { data })
-                .map_err(Status::from)
-        }))))
+    pub(crate) fn fresh(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        // Inserting is one step, whole whatever panicked elsewhere.
+        self.0.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    async fn publish_checkpoint(
-        &self,
-        request: Request<PublishCheckpointRequest>,
-    ) -> Result<Response<PublishCheckpointResponse>, Status> {
-        let service = self.clone();
-        // In a task of its own: were the client to go after the commit, the hook must still be woken.
-        let published = self
-            .publishes
-            .spawn(async move { service.publish(request.into_inner()).await })
-            .await
-            .map_err(|e| RegistryError::io("publish")(std::io::Error::other(e)))?;
-        Ok(Response::new(PublishCheckpointResponse {
-            digest: published?.to_string(),
-        }))
-    }
-
-    async fn get_checkpoint(
-        &self,
-        request: Request<GetCheckpointRequest>,
-    ) -> Result<Response<GetCheckpointResponse>, Status> {
-        let found = self.find(&request.into_inner().reference).await?;
-        Ok(Response::new(found))
-    }
-
-    async fn list_checkpoints(
-        &self,
-        request: Request<ListCheckpointsRequest>,
-    ) -> Result<Response<ListCheckpointsResponse>, Status> {
-        let page = self.list(request.into_inner()).await?;
-        Ok(Response::new(page))
-    }
-
-    async fn list_alias_history(
-        &self,
-        request: Request<ListAliasHistoryRequest>,
-    ) -> Result<Response<ListAliasHistoryResponse>, Status> {
-        let page = self.history(request.into_inner()).await?;
-        Ok(Response::new(page))
-    }
-}
-
-fn admit(
-    semaphore: &Arc<Semaphore>,
-    what: &'static str,
-    limit: usize,
-) -> Result<OwnedSemaphorePermit, RegistryError> {
-    Arc::clone(semaphore)
-        .try_acquire_owned()
-        .map_err(|_| RegistryError::Busy { what, limit })
-}
-
-fn digest(field: &str, text: &str) -> Result<Digest, RegistryError> {
-    text.parse().map_err(|e| RegistryError::argument(field, e))
-}
-
-fn blob_id(field: &str, id: Option<&pb::BlobId>) -> Result<BlobId, RegistryError> {
-    let id = id.ok_or_else(|| RegistryError::argument(field, "is missing"))?;
-    Ok(BlobId {
-        digest: digest(&format!("{field}.digest"), &id.digest)?,
-        size: id.size,
-    })
 }

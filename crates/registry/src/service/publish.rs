@@ -1,35 +1,21 @@
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
 
-use espalier_proto::v1::{PublishCheckpointRequest, StepCommit};
+use espalier_proto::v1::{PublishCheckpointRequest, PublishCheckpointResponse, StepCommit};
 use espalier_store::{Compare, Op, Outcome, Range, Revision, Txn};
 use prost::Message as _;
 
-use super::{RegistryService, digest};
-use crate::blobs::BlobId;
+use super::RegistryService;
+use super::alias::{Change, Expected, MAX_ATTEMPTS, Target};
+use super::change::check_labels;
+use super::requests::check_words;
+use crate::failpoint::reach;
 use crate::records::{
-    AliasRecord, CheckpointRecord, MoveRecord, PUBLISHED, PublishRecord, alias_key, aliases_prefix,
-    checkpoint_key, decode, digest_key, encode, history_key, manifest_key, publish_key,
-    published_key,
+    CheckpointRecord, NoteRecord, PUBLISHED, PublishRecord, card_key, checkpoint_key, decode,
+    digest_key, encode, manifest_key, note_key, publish_key, published_key, signatures_key,
 };
 use crate::rules::{check_name, check_request_id};
+use crate::signing::{MAX_SIGNATURES, Signed};
 use crate::{Digest, HookPlan, Kind, Manifest, RegistryError};
-
-/// Tries before a publish gives up because others change the same records all the time.
-const MAX_ATTEMPTS: u32 = 16;
-
-/// Most aliases of a name.
-const MAX_ALIASES: usize = 256;
-
-/// Longest reason of a move, in bytes.
-const MAX_REASON: usize = 1024;
-
-/// What an alias must be before it is moved.
-#[derive(Clone, Copy)]
-enum Expected {
-    Any,
-    Absent,
-    Digest(Digest),
-}
 
 /// A request that was checked.
 struct Publish {
@@ -41,24 +27,31 @@ struct Publish {
     digest: Digest,
     alias: Option<(String, Expected)>,
     reason: String,
+    actor: String,
+    labels: BTreeMap<String, String>,
+    force: bool,
+    signatures: Vec<Signed>,
     commit: Option<StepCommit>,
+}
+
+/// A transaction, and what comes of it.
+struct Plan {
+    txn: Txn,
+    alias_kept: bool,
+    wake: Option<Box<dyn FnOnce(Revision) + Send>>,
 }
 
 impl Publish {
     fn check(request: PublishCheckpointRequest) -> Result<Self, RegistryError> {
         let wrong = |field| move |problem| RegistryError::argument(field, problem);
-        let fingerprint = Digest::of(&request.encode_to_vec());
+        let fingerprint = fingerprint(&request);
         check_request_id(&request.request_id).map_err(wrong("request_id"))?;
         check_name(&request.name).map_err(wrong("name"))?;
-        if request.reason.len() > MAX_REASON {
-            let problem = format!("more than {MAX_REASON} bytes");
-            return Err(RegistryError::argument("reason", problem));
-        }
-        let expected = match request.expected_alias_digest.as_deref() {
-            None => Expected::Any,
-            Some("") => Expected::Absent,
-            Some(text) => Expected::Digest(digest("expected_alias_digest", text)?),
-        };
+        check_words(&request.reason, &request.actor)?;
+        let labels: BTreeMap<String, String> = request.labels.into_iter().collect();
+        check_labels(&labels)?;
+        let expected = request.expected_alias_digest.as_deref();
+        let expected = Expected::parse("expected_alias_digest", expected)?;
         let alias = if request.alias.is_empty() {
             if request.expected_alias_digest.is_some() {
                 let problem = "is set, but no alias is";
@@ -77,74 +70,39 @@ impl Publish {
         if let Some(commit) = &request.commit {
             check_commit(commit, &manifest)?;
         }
+        let digest = Digest::of(&request.manifest);
+        let signatures = Signed::parse_all(&request.signatures, digest)
+            .map_err(|problem| RegistryError::argument("signatures", problem))?;
         Ok(Self {
             request_id: request.request_id,
             fingerprint,
-            digest: Digest::of(&request.manifest),
+            digest,
+            signatures,
             manifest,
             bytes: request.manifest.into(),
             alias,
             reason: request.reason,
+            actor: request.actor,
+            labels,
+            force: request.force,
             commit: request.commit,
         })
     }
 
-    /// Conditions and changes that move the alias, if that is asked for and it is not there already.
-    async fn move_alias(
-        &self,
-        service: &RegistryService,
-        now_ms: i64,
-        txn: &mut Txn,
-    ) -> Result<(), RegistryError> {
-        let Some((alias, expected)) = &self.alias else {
-            return Ok(());
-        };
-        let name = &self.manifest.name;
-        let key = alias_key(name, alias);
-        let entry = service.leader.store().get(&key).await?;
-        let before: Option<AliasRecord> = entry.as_ref().map(decode).transpose()?;
-        let found = before.as_ref().map(|b| b.digest);
-        let as_expected = match expected {
-            Expected::Any => true,
-            Expected::Absent => found.is_none(),
-            Expected::Digest(digest) => found == Some(*digest),
-        };
-        if !as_expected {
-            return Err(RegistryError::AliasMoved {
-                name: name.clone(),
-                alias: alias.clone(),
-                found,
-            });
-        }
-        txn.compares.push(Compare::unchanged(&key, entry.as_ref()));
-        if found == Some(self.digest) {
-            return Ok(());
-        }
-        if before.is_none() {
-            let others = Range::prefix(aliases_prefix(name)).limit(MAX_ALIASES);
-            if service.leader.store().range(others).await?.entries.len() >= MAX_ALIASES {
-                let problem = format!("`{name}` has {MAX_ALIASES} aliases: move one of those");
-                return Err(RegistryError::argument("alias", problem));
-            }
-        }
-        let sequence = before.map_or(0, |b| b.sequence) + 1;
-        let moved = MoveRecord {
-            sequence,
-            time_ms: now_ms,
-            from: found,
-            to: self.digest,
+    /// The move of the alias that is asked for.
+    fn alias_change(&self) -> Option<Change> {
+        let (alias, expected) = self.alias.as_ref()?;
+        Some(Change {
+            name: self.manifest.name.clone(),
+            alias: alias.clone(),
+            target: Target::Digest(self.digest),
+            expected: *expected,
+            protect: None,
+            force: self.force,
             reason: self.reason.clone(),
+            actor: self.actor.clone(),
             job: self.commit.as_ref().map(|c| c.job_id.clone()),
-        };
-        let history = history_key(name, alias, sequence);
-        let record = AliasRecord {
-            digest: self.digest,
-            sequence,
-        };
-        txn.compares.push(Compare::Absent(history.clone()));
-        txn.ops.push(Op::put(&key, encode(&key, &record)?));
-        txn.ops.push(Op::put(&history, encode(&history, &moved)?));
-        Ok(())
+        })
     }
 
     /// Conditions and changes that record the checkpoint, unless it is there already.
@@ -155,12 +113,12 @@ impl Publish {
         txn: &mut Txn,
     ) -> Result<(), RegistryError> {
         let manifest_key = manifest_key(self.digest);
-        if service.leader.store().get(&manifest_key).await?.is_some() {
+        if service.store().get(&manifest_key).await?.is_some() {
             txn.compares.push(Compare::Exists(manifest_key));
             return Ok(());
         }
         let newest = Range::prefix(PUBLISHED).reverse().limit(1);
-        let newest = service.leader.store().range(newest).await?.entries.pop();
+        let newest = service.store().range(newest).await?.entries.pop();
         let newest: Option<CheckpointRecord> = newest.as_ref().map(decode).transpose()?;
         let record = CheckpointRecord {
             sequence: newest.map_or(0, |n| n.sequence) + 1,
@@ -170,6 +128,8 @@ impl Publish {
             size: self.manifest.size(),
             job: self.manifest.lineage.job.clone(),
             step: self.manifest.lineage.step,
+            parent: self.manifest.lineage.parent,
+            teacher: self.manifest.lineage.teacher,
             created_ms: now_ms,
         };
         let published = published_key(record.sequence);
@@ -183,6 +143,18 @@ impl Publish {
             Op::put(checkpoint, value.clone()),
             Op::put(published, value),
         ]);
+        if let Some(report) = &self.manifest.report {
+            let card = card_key(self.digest);
+            txn.ops.push(Op::put(&card, encode(&card, report)?));
+        }
+        if !self.labels.is_empty() {
+            let note = note_key(self.digest);
+            let record = NoteRecord {
+                labels: self.labels.clone(),
+                keep: false,
+            };
+            txn.ops.push(Op::put(&note, encode(&note, &record)?));
+        }
         Ok(())
     }
 }
@@ -221,40 +193,64 @@ fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "none".to_owned(), |value| value.to_string())
 }
 
+/// Of a request without its labels, whose map has no order on the wire, and of those in order.
+fn fingerprint(request: &PublishCheckpointRequest) -> Digest {
+    let labels: BTreeMap<&String, &String> = request.labels.iter().collect();
+    let bare = PublishCheckpointRequest {
+        labels: Default::default(),
+        ..request.clone()
+    };
+    let mut bytes = bare.encode_to_vec();
+    bytes.extend(format!("{labels:?}").into_bytes());
+    Digest::of(&bytes)
+}
+
 impl RegistryService {
     /// Publishes a checkpoint: its manifest, its alias and its job's steps, in one transaction.
-    pub(super) async fn publish(
+    pub(crate) async fn publish(
         &self,
         request: PublishCheckpointRequest,
-    ) -> Result<Digest, RegistryError> {
+    ) -> Result<PublishCheckpointResponse, RegistryError> {
         let publish = Publish::check(request)?;
-        let _one_by_one = self.publishing.lock().await;
+        let _one_by_one = self.0.publishing.lock().await;
         for _ in 0..MAX_ATTEMPTS {
-            if let Some(digest) = self.answered(&publish).await? {
-                return Ok(digest);
+            if let Some(answer) = self.answered(&publish).await? {
+                return Ok(answer);
             }
-            let (txn, wake) = self.plan(&publish).await?;
-            if let Outcome::Committed(revision) = self.leader.commit(txn).await? {
+            // From the look at the chunks until the commit, none of them goes.
+            let _gate = self.0.gate.read().await;
+            let Plan {
+                txn,
+                alias_kept,
+                wake,
+            } = self.plan(&publish).await?;
+            reach("publish planned");
+            if let Outcome::Committed(revision) = self.0.leader.commit(txn).await? {
+                reach("publish committed");
                 tracing::info!(
                     name = publish.manifest.name,
                     digest = %publish.digest,
                     alias = publish.alias.as_ref().map(|(alias, _)| alias),
+                    alias_kept,
                     %revision,
                     "checkpoint published"
                 );
                 if let Some(wake) = wake {
                     wake(revision);
                 }
-                return Ok(publish.digest);
+                return Ok(answer(publish.digest, alias_kept));
             }
         }
         Err(RegistryError::Contention(MAX_ATTEMPTS))
     }
 
     /// The answer given before, if this request is a repeat.
-    async fn answered(&self, publish: &Publish) -> Result<Option<Digest>, RegistryError> {
+    async fn answered(
+        &self,
+        publish: &Publish,
+    ) -> Result<Option<PublishCheckpointResponse>, RegistryError> {
         let key = publish_key(&publish.request_id);
-        let Some(entry) = self.leader.store().get(&key).await? else {
+        let Some(entry) = self.store().get(&key).await? else {
             return Ok(None);
         };
         let record: PublishRecord = decode(&entry)?;
@@ -262,29 +258,28 @@ impl RegistryService {
             let problem = "was used by another publish: make a new one";
             return Err(RegistryError::argument("request_id", problem));
         }
-        Ok(Some(record.digest))
+        Ok(Some(answer(record.digest, record.alias_kept)))
     }
 
-    /// The transaction, from what is in the store now, and whom to wake after it.
-    async fn plan(
-        &self,
-        publish: &Publish,
-    ) -> Result<(Txn, Option<Box<dyn FnOnce(Revision) + Send>>), RegistryError> {
-        let blobs = publish.manifest.files.iter().map(|file| BlobId {
-            digest: file.digest,
-            size: file.size,
-        });
-        let missing = self.blobs.missing(blobs.collect()).await?;
+    /// The transaction, from what is in the store now.
+    async fn plan(&self, publish: &Publish) -> Result<Plan, RegistryError> {
+        let chunks = publish.manifest.chunks();
+        // A collection under way read the manifests before: it must not take these for garbage.
+        self.fresh().extend(chunks.iter().map(|id| id.digest));
+        let missing = self.0.blobs.missing(&chunks).await?;
         if !missing.is_empty() {
             let digests = missing.into_iter().map(|id| id.digest).collect();
-            return Err(RegistryError::MissingBlobs(digests));
+            return Err(RegistryError::MissingChunks(digests));
         }
-        let now_ms = now_ms();
         let mut txn = Txn::new();
-        publish.record(self, now_ms, &mut txn).await?;
-        publish.move_alias(self, now_ms, &mut txn).await?;
+        publish
+            .record(self, self.0.clock.wall_ms(), &mut txn)
+            .await?;
+        self.add_signatures(publish, &mut txn).await?;
+        let alias_kept = self.plan_publish_alias(publish, &mut txn).await?;
         let hook = match &publish.commit {
             Some(commit) => self
+                .0
                 .hook
                 .prepare(commit, &publish.digest.to_string(), &publish.manifest.name)
                 .await
@@ -297,16 +292,61 @@ impl RegistryService {
         let record = PublishRecord {
             request: publish.fingerprint,
             digest: publish.digest,
+            alias_kept,
+            time_ms: self.0.clock.wall_ms(),
         };
         txn.compares.push(Compare::Absent(key.clone()));
         txn.ops.push(Op::put(&key, encode(&key, &record)?));
-        Ok((txn, hook.wake))
+        Ok(Plan {
+            txn,
+            alias_kept,
+            wake: hook.wake,
+        })
+    }
+
+    /// Adds signatures to those that the checkpoint has.
+    async fn add_signatures(&self, publish: &Publish, txn: &mut Txn) -> Result<(), RegistryError> {
+        if publish.signatures.is_empty() {
+            return Ok(());
+        }
+        let key = signatures_key(publish.digest);
+        let entry = self.store().get(&key).await?;
+        let mut all: Vec<Signed> = entry.as_ref().map(decode).transpose()?.unwrap_or_default();
+        for signed in &publish.signatures {
+            if !all.contains(signed) {
+                all.push(signed.clone());
+            }
+        }
+        if all.len() > MAX_SIGNATURES {
+            let problem = format!("the checkpoint would have more than {MAX_SIGNATURES}");
+            return Err(RegistryError::argument("signatures", problem));
+        }
+        txn.compares.push(Compare::unchanged(&key, entry.as_ref()));
+        txn.ops.push(Op::put(&key, encode(&key, &all)?));
+        Ok(())
+    }
+
+    /// Moves the alias; true when it is protected and left alone. A job that has trained for days must
+    /// not lose its model to a protected alias, whoever pushes by hand can be told.
+    async fn plan_publish_alias(
+        &self,
+        publish: &Publish,
+        txn: &mut Txn,
+    ) -> Result<bool, RegistryError> {
+        let Some(change) = publish.alias_change() else {
+            return Ok(false);
+        };
+        match self.plan_alias(&change, txn).await {
+            Ok(_) => Ok(false),
+            Err(RegistryError::Protected { .. }) if publish.commit.is_some() => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 }
 
-fn now_ms() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+fn answer(digest: Digest, alias_kept: bool) -> PublishCheckpointResponse {
+    PublishCheckpointResponse {
+        digest: digest.to_string(),
+        alias_kept,
+    }
 }

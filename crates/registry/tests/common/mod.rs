@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use espalier_proto::v1::registry_service_client::RegistryServiceClient;
-use espalier_proto::v1::{BlobId, QueryWriteStatusRequest, WriteBlobHeader, WriteBlobRequest};
+use espalier_proto::v1::{Chunk, FindMissingChunksRequest, WriteChunksRequest};
 use espalier_registry::{
-    Alias, Blobs, Client, Digest, Expected, Kind, Manifest, NoJobs, PublishHook, PublishRequest,
-    RegistryService,
+    Alias, Blobs, ChunkId, Client, Digest, Expected, Kind, Manifest, NoJobs, PublishHook,
+    PublishRequest, RegistryService,
 };
 use espalier_store::{Options, Store};
 use tempfile::TempDir;
@@ -34,14 +34,20 @@ impl Registry {
 
     pub(crate) async fn with_hook(hook: Arc<dyn PublishHook>) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        Self::on(dir, hook).await
+        Self::on(dir, hook, None).await
     }
 
-    async fn on(dir: TempDir, hook: Arc<dyn PublishHook>) -> Self {
+    pub(crate) async fn with_quota(quota: u64) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        Self::on(dir, Arc::new(NoJobs), Some(quota)).await
+    }
+
+    async fn on(dir: TempDir, hook: Arc<dyn PublishHook>, quota: Option<u64>) -> Self {
         let store = Store::open(dir.path().join("state.redb"), Options::default())
             .await
             .expect("store");
-        let blobs = Blobs::open(dir.path().join("blobs")).await.expect("blobs");
+        let blobs = Blobs::with_quota(dir.path().join("blobs"), quota).await;
+        let blobs = blobs.expect("blobs");
         let leader = store.campaign("test").await.expect("leader");
         let service = RegistryService::new(blobs, leader, hook);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
@@ -70,7 +76,7 @@ impl Registry {
         let _ = self.server.await;
         self.service.drain().await;
         self.store.close().await;
-        Self::on(self.dir, Arc::new(NoJobs)).await
+        Self::on(self.dir, Arc::new(NoJobs), None).await
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -81,11 +87,13 @@ impl Registry {
         RegistryServiceClient::connect(self.endpoint.clone())
             .await
             .expect("connects")
+            .max_decoding_message_size(espalier_proto::MAX_REGISTRY_MESSAGE)
+            .max_encoding_message_size(espalier_proto::MAX_REGISTRY_MESSAGE)
     }
 
-    pub(crate) fn blob_path(&self, digest: Digest) -> PathBuf {
+    pub(crate) fn chunk_path(&self, digest: Digest) -> PathBuf {
         let hex = digest.hex();
-        let shard = self.dir.path().join("blobs/sha256").join(&hex[..2]);
+        let shard = self.dir.path().join("blobs/chunks").join(&hex[..1]);
         shard.join(hex)
     }
 }
@@ -102,10 +110,39 @@ pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(length).collect()
 }
 
-/// A folder with a checkpoint: 5 MiB and a bit of weights, a report, a file in a folder, an empty one.
+/// A safetensors file of tensors of so many bytes.
+pub(crate) fn safetensors(seed: u64, tensors: &[usize]) -> Vec<u8> {
+    let mut at = 0;
+    let members: Vec<String> = tensors
+        .iter()
+        .enumerate()
+        .map(|(i, size)| {
+            let begin = at;
+            at += size;
+            format!(r#""t{i:03}":{{"dtype":"U8","shape":[{size}],"data_offsets":[{begin},{at}]}}"#)
+        })
+        .collect();
+    let header = format!("{{{}}}", members.join(","));
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    for (i, size) in tensors.iter().enumerate() {
+        file.extend(bytes(seed * 1000 + i as u64, *size));
+    }
+    file
+}
+
+/// Sizes of the tensors of [`checkpoint`]: seven chunks with the header.
+pub(crate) const TENSORS: [usize; 6] = [5 << 20, 100, 200, 128 << 10, 1 << 20, 7];
+
+/// The weights of [`checkpoint`].
+pub(crate) fn weights(seed: u64) -> Vec<u8> {
+    safetensors(seed, &TENSORS)
+}
+
+/// A folder with a checkpoint: 6 MiB and a bit of weights, a report, a file in a folder, an empty one.
 pub(crate) fn checkpoint(seed: u64) -> TempDir {
     let dir = tempfile::tempdir().expect("tempdir");
-    write(dir.path(), "model.safetensors", &bytes(seed, (5 << 20) + 7));
+    write(dir.path(), "model.safetensors", &weights(seed));
     write(dir.path(), "report.json", br#"{"accuracy":{"shared":0.1}}"#);
     write(dir.path(), "extra/notes.md", b"# notes");
     write(dir.path(), "empty", b"");
@@ -136,33 +173,37 @@ pub(crate) fn assert_same(dir: &Path, other: &Path, manifest: &Manifest) {
     }
 }
 
-pub(crate) fn id(data: &[u8]) -> BlobId {
-    BlobId {
-        digest: Digest::of(data).to_string(),
-        size: data.len() as u64,
-    }
-}
-
-pub(crate) fn header(blob: BlobId, offset: u64) -> WriteBlobRequest {
-    WriteBlobRequest {
-        header: Some(WriteBlobHeader {
-            blob: Some(blob),
-            offset,
-        }),
-        ..WriteBlobRequest::default()
-    }
-}
-
-pub(crate) fn piece(data: &[u8], finish: bool) -> WriteBlobRequest {
-    WriteBlobRequest {
+pub(crate) fn raw(data: &[u8]) -> Chunk {
+    Chunk {
+        id: Some(id(data)),
         data: data.to_vec().into(),
-        finish,
-        ..WriteBlobRequest::default()
+        ..Chunk::default()
     }
 }
 
-pub(crate) async fn committed(rpc: &mut RegistryServiceClient<Channel>, blob: BlobId) -> u64 {
-    let request = QueryWriteStatusRequest { blob: Some(blob) };
-    let answer = rpc.query_write_status(request).await.expect("answers");
-    answer.into_inner().committed_size
+pub(crate) fn id(data: &[u8]) -> espalier_proto::v1::ChunkId {
+    let ChunkId { digest, size } = ChunkId::of(data);
+    espalier_proto::v1::ChunkId {
+        digest: digest.to_string(),
+        size,
+    }
+}
+
+pub(crate) async fn upload(registry: &Registry, data: &[u8]) {
+    let request = WriteChunksRequest {
+        chunks: vec![raw(data)],
+        lease: String::new(),
+    };
+    let mut rpc = registry.rpc().await;
+    rpc.write_chunks(request).await.expect("writes");
+}
+
+pub(crate) async fn is_missing(registry: &Registry, data: &[u8]) -> bool {
+    let request = FindMissingChunksRequest {
+        chunks: vec![id(data)],
+        lease: String::new(),
+    };
+    let mut rpc = registry.rpc().await;
+    let answer = rpc.find_missing_chunks(request).await.expect("answers");
+    !answer.into_inner().missing.is_empty()
 }

@@ -1,0 +1,154 @@
+//! How fast a folder is pushed and pulled on this machine, beside hashing the same bytes on one core and
+//! copying them, and how much memory that takes: `cargo run --release -p espalier-registry --example transfer -- 1`
+//! for 1 GiB. Registry and client are threads of this process and share its cores.
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use espalier_registry::{Blobs, Client, Kind, NoJobs, PublishRequest, RegistryService};
+use espalier_store::{Options, Store};
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+/// Bytes of a tensor: 16 MiB of f32.
+const TENSOR: usize = 16 << 20;
+
+fn main() -> anyhow::Result<()> {
+    let gib: usize = match std::env::args().nth(1) {
+        Some(text) => text.parse().context("the argument is a number of GiB")?,
+        None => 1,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(gib * (1 << 30) / TENSOR))
+}
+
+async fn run(tensors: usize) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let folder = dir.path().join("model");
+    std::fs::create_dir(&folder)?;
+    let file = folder.join("model.safetensors");
+    write_model(&file, tensors)?;
+    let bytes = std::fs::metadata(&file)?.len() as f64;
+    let per_second = |started: Instant| bytes / 1e6 / started.elapsed().as_secs_f64();
+
+    let started = Instant::now();
+    hash(&file)?;
+    let hashing = per_second(started);
+    let started = Instant::now();
+    std::fs::copy(&file, dir.path().join("copy"))?;
+    std::fs::File::open(dir.path().join("copy"))?.sync_all()?;
+    let copying = per_second(started);
+    std::fs::remove_file(dir.path().join("copy"))?;
+    println!("sha-256, one core   {hashing:7.0} MB/s");
+    println!(
+        "copy and fsync      {copying:7.0} MB/s  {:.2} of sha-256",
+        copying / hashing
+    );
+
+    let client = Client::connect(&serve(dir.path()).await?).await?;
+    let request = PublishRequest::new("model", Kind::Model);
+    let show = |what: &str, speed: f64| {
+        println!(
+            "{what}{speed:7.0} MB/s  {:.2} of sha-256  {:.2} of the copy",
+            speed / hashing,
+            speed / copying
+        );
+    };
+    let before = peak_rss();
+    let started = Instant::now();
+    let pushed = client.push_folder(&folder, &request, |_, _| {}).await?;
+    show("push                ", per_second(started));
+    let started = Instant::now();
+    let again = client.push_folder(&folder, &request, |_, _| {}).await?;
+    show("push, nothing new   ", per_second(started));
+    let started = Instant::now();
+    client
+        .pull(&pushed.digest, &dir.path().join("pulled"), |_, _| {})
+        .await?;
+    show("pull                ", per_second(started));
+    println!(
+        "moved {} and {} of {bytes} bytes",
+        pushed.moved.moved_bytes, again.moved.moved_bytes
+    );
+    println!(
+        "peak memory {:.0} MB before, {:.0} MB after",
+        before,
+        peak_rss()
+    );
+    Ok(())
+}
+
+/// Starts a registry in the folder; gives its endpoint.
+async fn serve(dir: &Path) -> anyhow::Result<String> {
+    let store = Store::open(dir.join("state.redb"), Options::default()).await?;
+    let blobs = Blobs::open(dir.join("blobs")).await?;
+    let leader = store.campaign("bench").await?;
+    let service = RegistryService::new(blobs, leader, Arc::new(NoJobs)).into_server();
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let endpoint = format!("http://{}", listener.local_addr()?);
+    let window = 2 * espalier_proto::MAX_REGISTRY_MESSAGE as u32;
+    let server = Server::builder()
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
+        .add_service(service)
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+    // It ends with the process.
+    tokio::spawn(server);
+    Ok(endpoint)
+}
+
+/// Random weights between -1 and 1, as trained ones are no easier to compress.
+fn write_model(path: &Path, tensors: usize) -> anyhow::Result<()> {
+    let members: Vec<String> = (0..tensors)
+        .map(|i| {
+            let (begin, end) = (i * TENSOR, (i + 1) * TENSOR);
+            format!(
+                r#""t{i}":{{"dtype":"F32","shape":[{}],"data_offsets":[{begin},{end}]}}"#,
+                TENSOR / 4
+            )
+        })
+        .collect();
+    let header = format!("{{{}}}", members.join(","));
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
+    let mut state = 1_u64;
+    for _ in 0..tensors * TENSOR / 4 {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let weight = (state >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        file.write_all(&weight.to_le_bytes())?;
+    }
+    file.into_inner()?.sync_all()?;
+    Ok(())
+}
+
+fn hash(path: &Path) -> anyhow::Result<()> {
+    let mut file = std::fs::File::open(path)?;
+    let mut buffer = vec![0; 4 << 20];
+    let mut hasher = Sha256::new();
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            std::hint::black_box(hasher.finalize());
+            return Ok(());
+        }
+        hasher.update(&buffer[..read]);
+    }
+}
+
+/// Most memory that this process has had, in MB.
+fn peak_rss() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or_default() * 1024.0 / 1e6
+}

@@ -1,0 +1,114 @@
+//! Chunks in and out.
+
+use espalier_proto::MAX_BATCH;
+use espalier_proto::v1 as pb;
+
+use super::requests::{chunk_ids, chunks, lease};
+use super::{RegistryService, requests};
+use crate::{ChunkId, Digest, MAX_CHUNK, RegistryError};
+
+/// Most chunks that are asked for at once.
+const MAX_FIND: usize = 10_000;
+
+/// Most bytes of chunks, before compression, that are verified in one call.
+const MAX_CHECK: u64 = 64 << 20;
+
+impl RegistryService {
+    pub(crate) async fn find_missing(
+        &self,
+        request: &pb::FindMissingChunksRequest,
+    ) -> Result<Vec<ChunkId>, RegistryError> {
+        let ids = chunk_ids(&request.chunks, MAX_FIND)?;
+        let _gate = self.0.gate.read().await;
+        self.pin(&request.lease, ids.iter().map(|id| id.digest))?;
+        self.0.blobs.missing(&ids).await
+    }
+
+    pub(crate) async fn write(&self, request: pb::WriteChunksRequest) -> Result<(), RegistryError> {
+        let chunks = chunks(request.chunks, MAX_BATCH)?;
+        let sum: usize = chunks.iter().map(|(_, stored)| stored.data.len()).sum();
+        requests::check_count("chunks: bytes of data", sum, MAX_CHUNK)?;
+        // The semaphore is never closed.
+        let _permit = self.0.writes.acquire().await;
+        let _gate = self.0.gate.read().await;
+        self.pin(&request.lease, chunks.iter().map(|(id, _)| id.digest))?;
+        self.0.blobs.put(chunks).await
+    }
+
+    pub(crate) async fn read(
+        &self,
+        request: &pb::ReadChunksRequest,
+    ) -> Result<Vec<pb::Chunk>, RegistryError> {
+        let ids = chunk_ids(&request.chunks, MAX_BATCH)?;
+        check_sum(&ids, MAX_CHUNK as u64)?;
+        self.pin(&request.lease, [])?;
+        let _permit = self.0.reads.acquire().await;
+        let mut chunks = Vec::with_capacity(ids.len());
+        for id in ids {
+            let stored = if request.verify {
+                self.0.blobs.get_verified(id).await?
+            } else {
+                self.0.blobs.get(id).await?
+            };
+            chunks.push(pb::Chunk {
+                id: Some(id.to_proto()),
+                encoding: pb::Encoding::from(stored.encoding).into(),
+                data: stored.data,
+            });
+        }
+        Ok(chunks)
+    }
+
+    pub(super) async fn check(
+        &self,
+        request: &pb::CheckChunksRequest,
+    ) -> Result<Vec<pb::Finding>, RegistryError> {
+        let ids = chunk_ids(&request.chunks, MAX_BATCH)?;
+        check_sum(&ids, MAX_CHECK)?;
+        let _permit = self.0.reads.acquire().await;
+        let mut findings = Vec::new();
+        for id in ids {
+            let problem = match self.0.blobs.get_verified(id).await {
+                Ok(_) => continue,
+                Err(RegistryError::Damaged { problem, .. }) => problem,
+                Err(RegistryError::NotFound { .. }) => "it is missing".to_owned(),
+                Err(error) => return Err(error),
+            };
+            findings.push(pb::Finding {
+                chunk: Some(id.to_proto()),
+                problem,
+            });
+        }
+        Ok(findings)
+    }
+
+    /// Pins chunks under the lease that a request names, if it names one.
+    pub(super) fn pin(
+        &self,
+        named: &str,
+        chunks: impl IntoIterator<Item = Digest>,
+    ) -> Result<(), RegistryError> {
+        match lease(named)? {
+            Some(lease) => self.pins().pin(self.0.clock.monotonic(), lease, chunks),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_sum(ids: &[ChunkId], most: u64) -> Result<(), RegistryError> {
+    let sum: u64 = ids.iter().map(|id| id.size).sum();
+    if sum > most {
+        let problem = format!("at most {most} bytes, not {sum}");
+        return Err(RegistryError::argument("chunks", problem));
+    }
+    Ok(())
+}
+
+impl ChunkId {
+    pub(crate) fn to_proto(self) -> pb::ChunkId {
+        pb::ChunkId {
+            digest: self.digest.to_string(),
+            size: self.size,
+        }
+    }
+}

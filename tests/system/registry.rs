@@ -1,0 +1,248 @@
+//! The registry on its own, by its command: push, search, compare, roll back, mend.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use espalier_tests::{Ran, program, repository};
+use serde_json::{Value, json};
+
+/// A registry without jobs, and the command against it.
+struct Registry {
+    dir: tempfile::TempDir,
+    port: u16,
+    process: Child,
+}
+
+impl Registry {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let process = Command::new(program("espalier-coordinator"))
+            .args([
+                "--role",
+                "registry",
+                "--listen",
+                &format!("127.0.0.1:{port}"),
+            ])
+            .arg("--data-dir")
+            .arg(dir.path().join("data"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let registry = Self { dir, port, process };
+        for _ in 0..600 {
+            if registry.run(&["registry", "usage"]).code == 0 {
+                return registry;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!(
+            "{}",
+            fs::read_to_string(registry.dir.path().join("log")).unwrap()
+        );
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        Ran::of(
+            Command::new(program("espalier"))
+                .args(["--endpoint", &format!("http://127.0.0.1:{}", self.port)])
+                .args(args),
+        )
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str]) -> Value {
+        let ran = self.run(&[args, &["-o", "json"]].concat());
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.stderr);
+        serde_json::from_str(&ran.stdout).unwrap()
+    }
+
+    /// A folder with a model of so many heads and such an accuracy.
+    fn model(&self, name: &str, heads: u64, accuracy: f64) -> PathBuf {
+        let dir = self.dir.path().join(name);
+        fs::create_dir_all(&dir).unwrap();
+        let write =
+            |file: &str, value: Value| fs::write(dir.join(file), value.to_string()).unwrap();
+        write(
+            "config.json",
+            json!({"structure": {"blocks": [{"heads": heads}]}}),
+        );
+        write("report.json", json!({"accuracy": {"per_sample": accuracy}}));
+        let tensors = [
+            ("kept", 1.0_f32, 100_000),
+            ("changed", heads as f32, 100_000),
+        ];
+        let bytes = tensors.map(|(name, value, count)| {
+            let bytes: Vec<u8> = (0..count)
+                .flat_map(|i| (value + i as f32).to_le_bytes())
+                .collect();
+            (name, count, bytes)
+        });
+        let views = bytes.iter().map(|(name, count, bytes)| {
+            let view =
+                safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![*count], bytes);
+            (*name, view.unwrap())
+        });
+        let file = safetensors::serialize(views, None).unwrap();
+        fs::write(dir.join("model.safetensors"), file).unwrap();
+        dir
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_registry_alone_is_used_by_its_command() {
+    let registry = Registry::start();
+    let (one, two) = (
+        registry.model("one", 4, 0.8),
+        registry.model("two", 3, 0.95),
+    );
+    let first = registry.json(&[
+        "checkpoint",
+        "push",
+        text(&one),
+        "m:best",
+        "--reason",
+        "first",
+    ]);
+    let second = registry.json(&[
+        "checkpoint",
+        "push",
+        text(&two),
+        "m:best",
+        "--label",
+        "team=vision",
+    ]);
+    let (first_digest, second_digest) = (
+        first["digest"].as_str().unwrap(),
+        second["digest"].as_str().unwrap(),
+    );
+    // The tensor that both have is sent once.
+    let moved = |pushed: &Value| pushed["transfer"]["moved_bytes"].as_u64().unwrap();
+    assert!(moved(&second) < moved(&first) * 3 / 4, "{first} {second}");
+    let again = registry.json(&["checkpoint", "push", text(&two), "m:best"]);
+    assert_eq!(again["transfer"]["moved_chunks"], 0);
+
+    for condition in ["accuracy.per_sample > 0.9", "label.team = vision"] {
+        let found = registry.json(&["checkpoint", "list", "--where", condition]);
+        assert_eq!(found.as_array().unwrap().len(), 1, "{condition}");
+        assert_eq!(found[0]["digest"], second_digest);
+    }
+    let diff = registry.json(&["checkpoint", "diff", first_digest, "m:best"]);
+    assert_eq!(
+        diff["structure"],
+        json!([{"name": "structure.blocks.0.heads", "a": "4", "b": "3", "change": "-25.00%"}])
+    );
+    assert_eq!(diff["tensors"].as_array().unwrap().len(), 1);
+    assert_eq!(diff["tensors"][0]["name"], "changed");
+    assert_eq!(diff["report"][0]["name"], "accuracy.per_sample");
+
+    let back = registry.json(&["checkpoint", "alias", "rollback", "m:best"]);
+    assert_eq!(back["digest"], first_digest);
+    let history = registry.json(&["checkpoint", "alias", "history", "m:best"]);
+    assert_eq!(history.as_array().unwrap().len(), 3);
+    assert!(
+        history[0]["actor"].as_str().unwrap().contains('@'),
+        "{history}"
+    );
+    registry.json(&["checkpoint", "alias", "set", "m:best", "--protect"]);
+    let refused = registry.run(&["checkpoint", "alias", "set", "m:best", second_digest]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("protected"), "{}", refused.stderr);
+
+    let pulled = registry.dir.path().join("pulled");
+    registry.json(&["checkpoint", "pull", "m:best", text(&pulled)]);
+    registry.json(&["checkpoint", "verify", "m:best", text(&pulled)]);
+    fs::write(pulled.join("config.json"), "{}").unwrap();
+    let differs = registry.run(&["checkpoint", "verify", "m:best", text(&pulled)]);
+    assert_eq!(differs.code, 1);
+    assert!(
+        differs.stderr.contains("`config.json` is another"),
+        "{}",
+        differs.stderr
+    );
+
+    registry.json(&["checkpoint", "rm", second_digest]);
+    let kept = registry.run(&["checkpoint", "rm", first_digest]);
+    assert!(kept.stderr.contains("m:best"), "{}", kept.stderr);
+    let dry = registry.json(&["registry", "gc", "--dry-run"]);
+    assert_eq!(dry["retired_count"], 0);
+}
+
+#[test]
+fn what_is_damaged_is_named_and_mended_from_a_folder_or_another_registry() {
+    let (registry, mirror) = (Registry::start(), Registry::start());
+    let model = registry.model("model", 4, 0.8);
+    for each in [&registry, &mirror] {
+        each.json(&["checkpoint", "push", text(&model), "m:best"]);
+    }
+    let described = registry.json(&["checkpoint", "describe", "m:best"]);
+    let files = described["manifest"]["files"].as_array().unwrap();
+    let weights = files
+        .iter()
+        .find(|file| file["path"] == "model.safetensors")
+        .unwrap();
+    let digest = weights["chunks"][1]["digest"].as_str().unwrap();
+    let hex = digest.trim_start_matches("sha256:");
+    let chunk = registry
+        .dir
+        .path()
+        .join("data/blobs/chunks")
+        .join(&hex[..1])
+        .join(hex);
+    let endpoint = format!("http://127.0.0.1:{}", mirror.port);
+    for repair in [endpoint.as_str(), text(&model)] {
+        let mut bytes = fs::read(&chunk).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&chunk, bytes).unwrap();
+        let found = registry.run(&["registry", "fsck"]);
+        assert_eq!(found.code, 1);
+        assert!(found.stdout.contains(digest), "{}", found.stdout);
+        assert!(
+            found.stdout.contains("model.safetensors"),
+            "{}",
+            found.stdout
+        );
+        let mended = registry.json(&["registry", "fsck", "--repair", repair]);
+        assert_eq!(mended[0]["repaired"], true, "{mended}");
+        assert_eq!(registry.json(&["registry", "fsck"]), json!([]));
+    }
+}
+
+#[test]
+fn the_python_client_finds_and_pulls() {
+    let registry = Registry::start();
+    let model = registry.model("model", 4, 0.8);
+    registry.json(&[
+        "checkpoint",
+        "push",
+        text(&model),
+        "m:best",
+        "--label",
+        "team=vision",
+    ]);
+    let interpreter = repository().join(".cache/python/bin/python");
+    let address = format!("127.0.0.1:{}", registry.port);
+    let ran = Ran::of(
+        Command::new(&interpreter)
+            .arg(repository().join("python/tests/registry.py"))
+            .args([address.as_str(), text(&model)]),
+    );
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
