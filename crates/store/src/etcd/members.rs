@@ -21,8 +21,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// What etcd says to a token that it does not know, or no longer.
-const STALE_TOKENS: [&str; 2] = ["invalid auth token", "auth revision"];
+/// What etcd says to a token that it does not know, or no longer; to a watch only that it may not.
+const STALE_TOKENS: [&str; 4] = [
+    "invalid auth token",
+    "revision of auth store is old",
+    "revision in header is old",
+    "permission denied",
+];
 
 /// Clones share the connections.
 #[derive(Clone)]
@@ -128,7 +133,7 @@ impl Members {
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let give_up = Instant::now() + self.0.deadline;
-        let (mut attempts, mut pause, mut renewed) = (0, PAUSE, false);
+        let (mut attempts, mut pause, mut renewed) = (0, PAUSE, None);
         loop {
             attempts += 1;
             let at = self.preferred();
@@ -140,8 +145,9 @@ impl Members {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
-            if is_stale_token(&status) && !renewed {
-                renewed = true;
+            // Each member has given us a token of its own.
+            if is_stale_token(&status) && renewed != Some(at) {
+                renewed = Some(at);
                 self.0.links[at].forget_token();
                 continue;
             }
@@ -195,8 +201,13 @@ impl Members {
         self.0.preferred.subscribe()
     }
 
-    /// Goes on to the next member, unless somebody already has.
+    /// Goes on to the next member, unless somebody already has, or all that this one wants is another
+    /// token.
     pub(super) fn leave(&self, at: usize, status: &Status) {
+        if is_stale_token(status) {
+            self.0.links[at].forget_token();
+            return;
+        }
         let next = (at + 1) % self.0.links.len();
         let moved = self.0.preferred.send_if_modified(|preferred| {
             let moves = *preferred == at && next != at;
