@@ -5,7 +5,7 @@
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-setup: ## fetch libtorch, Fashion-MNIST and etcd into .cache (once; about 600 MB)
+setup: ## fetch libtorch, protoc, Fashion-MNIST and etcd into .cache (once; about 600 MB)
 	@scripts/setup
 
 build: setup ## build the release binaries into target/release

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
+use etcd_client::proto::PbTxnOpResponse;
+use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
 use tokio::time::timeout;
 
 use super::Etcd;
 use super::answers::{revision, signed, to_revision};
-use super::wire::compare::{CompareResult, CompareTarget, TargetUnion};
-use super::wire::request_op::Request;
-use super::wire::response_op::Response;
-use super::wire::{Compare, PutRequest, RangeRequest, RequestOp, ResponseOp, TxnRequest};
 use crate::backend::{Backend as _, Term};
 use crate::etcd::Slots;
 use crate::leader::LEADER_KEY;
@@ -22,17 +20,14 @@ impl Etcd {
     /// Waits until nobody leads, and tries to be first.
     pub(super) async fn win(&self, id: &str) -> Result<Term, StoreError> {
         loop {
-            let request = RangeRequest {
-                key: self.keys.data(LEADER_KEY),
-                ..RangeRequest::default()
-            };
-            let answer = self.read(request).await?;
-            if answer.kvs.is_empty() {
+            let key = self.keys.data(LEADER_KEY);
+            let answer = self.read(key, GetOptions::new()).await?;
+            if answer.kvs().is_empty() {
                 if let Some(term) = self.stand(id).await? {
                     return Ok(term);
                 }
             } else {
-                let from = revision(answer.header.as_ref()).next();
+                let from = revision(answer.header()).next();
                 let mut watch = self.watch(LEADER_KEY.to_owned(), from);
                 // Whatever it says, the key tells better.
                 let _ = timeout(LOOK_AGAIN, watch.next()).await;
@@ -60,42 +55,26 @@ impl Etcd {
 
     async fn put_name(&self, id: &str, lease: LeaseId) -> Result<Option<Revision>, StoreError> {
         let key = self.keys.data(LEADER_KEY);
-        let op = |request| RequestOp {
-            request: Some(request),
-        };
-        let txn = TxnRequest {
-            compare: vec![Compare {
-                result: CompareResult::Equal.into(),
-                target: CompareTarget::Create.into(),
-                key: key.clone(),
-                target_union: Some(TargetUnion::CreateRevision(0)),
-            }],
-            success: vec![op(Request::RequestPut(PutRequest {
-                key: key.clone(),
-                value: id.as_bytes().to_vec(),
-                lease: signed(lease.0),
-            }))],
-            failure: vec![op(Request::RequestRange(RangeRequest {
-                key,
-                ..RangeRequest::default()
-            }))],
-        };
+        let leased = PutOptions::new().with_lease(signed(lease.0));
+        let txn = Txn::new()
+            .when([Compare::create_revision(key.clone(), CompareOp::Equal, 0)])
+            .and_then([TxnOp::put(key.clone(), id, Some(leased))])
+            .or_else([TxnOp::get(key, None)]);
         let answer = self
             .members
             .call(|link, _| {
-                let request = link.request(txn.clone());
-                async move { link.kv().txn(request).await }
+                let (mut kv, txn) = (link.kv(), txn.clone());
+                async move { kv.txn(txn).await }
             })
             .await
             .map_err(|failure| failure.unknown())?;
-        if answer.succeeded {
-            return Ok(Some(revision(answer.header.as_ref())));
+        if answer.succeeded() {
+            return Ok(Some(revision(answer.header())));
         }
         // An earlier attempt whose answer was lost may have won.
-        let found = match answer.responses.into_iter().next() {
-            Some(ResponseOp {
-                response: Some(Response::ResponseRange(range)),
-            }) => range.kvs.into_iter().next(),
+        let response = answer.0.responses.into_iter().next();
+        let found = match response.and_then(|op| op.response) {
+            Some(PbTxnOpResponse::ResponseRange(range)) => range.kvs.into_iter().next(),
             _ => None,
         };
         Ok(found

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use etcd_client::proto::{PbTxnOpResponse, PbTxnResponse};
+use etcd_client::{
+    Compare as WireCompare, CompareOp, PutOptions, Txn as WireTxn, TxnOp, TxnResponse,
+};
+
 use super::answers::{revision, signed, to_revision};
 use super::slots::Slot;
-use super::wire::compare::{CompareResult, CompareTarget, TargetUnion};
-use super::wire::request_op::Request;
-use super::wire::response_op::Response;
-use super::wire::{
-    Compare as WireCompare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, ResponseOp,
-    TxnRequest, TxnResponse,
-};
 use super::{Etcd, Keys};
 use crate::backend::Term;
 use crate::{Compare, LeaseId, Op, Outcome, Revision, StoreError, Txn};
@@ -44,12 +42,11 @@ impl Etcd {
         let answer = self
             .members
             .call(|link, attempt| {
-                let mut message = request.clone();
+                let (mut kv, mut request) = (link.kv(), request.clone());
                 if attempt > 1 {
-                    message.failure = inquiry(&slot, &mark, lease);
+                    request = request.or_else([inquiry(&slot, &mark, lease)]);
                 }
-                let request = link.request(message);
-                async move { link.kv().txn(request).await }
+                async move { kv.txn(request).await }
             })
             .await;
         let failure = match answer {
@@ -102,40 +99,25 @@ fn guarded(
     slot: &Slot<'_>,
     mark: &[u8],
     lease: Option<LeaseId>,
-) -> TxnRequest {
-    let unused = compare(
-        mark.to_vec(),
-        CompareResult::Equal,
-        CompareTarget::Mod,
-        TargetUnion::ModRevision(signed(slot.last.0)),
-    );
+) -> WireTxn {
+    let unused = WireCompare::mod_revision(mark, CompareOp::Equal, signed(slot.last.0));
     let compares = txn.compares.iter().map(|c| to_compare(keys, c));
     let ops = txn.ops.iter().map(|op| to_op(keys, op));
-    TxnRequest {
-        compare: compares.chain([unused]).collect(),
-        success: ops.chain([put(mark.to_vec(), own(slot), lease)]).collect(),
-        failure: Vec::new(),
-    }
+    let left = put(mark.to_vec(), own(slot), lease);
+    WireTxn::new()
+        .when(compares.chain([unused]).collect::<Vec<_>>())
+        .and_then(ops.chain([left]).collect::<Vec<_>>())
 }
 
 /// What a repeated attempt does when it cannot be made: it tells the mark, if an earlier one left it,
 /// or else leaves one by which no earlier one can be made any more.
-fn inquiry(slot: &Slot<'_>, mark: &[u8], lease: Option<LeaseId>) -> Vec<RequestOp> {
-    let left = compare(
-        mark.to_vec(),
-        CompareResult::Equal,
-        CompareTarget::Value,
-        TargetUnion::Value(own(slot)),
-    );
-    let look = RangeRequest {
-        key: mark.to_vec(),
-        ..RangeRequest::default()
-    };
-    vec![request(Request::RequestTxn(TxnRequest {
-        compare: vec![left],
-        success: vec![request(Request::RequestRange(look))],
-        failure: vec![put(mark.to_vec(), VOID.to_vec(), lease)],
-    }))]
+fn inquiry(slot: &Slot<'_>, mark: &[u8], lease: Option<LeaseId>) -> TxnOp {
+    let left = WireCompare::value(mark, CompareOp::Equal, own(slot));
+    let inquiry = WireTxn::new()
+        .when([left])
+        .and_then([TxnOp::get(mark, None)])
+        .or_else([put(mark.to_vec(), VOID.to_vec(), lease)]);
+    TxnOp::txn(inquiry)
 }
 
 fn own(slot: &Slot<'_>) -> Vec<u8> {
@@ -143,95 +125,61 @@ fn own(slot: &Slot<'_>) -> Vec<u8> {
 }
 
 fn made(answer: &TxnResponse, slot: &Slot<'_>) -> Result<Made, StoreError> {
-    let at = revision(answer.header.as_ref());
-    if answer.succeeded {
+    let at = revision(answer.header());
+    if answer.succeeded() {
         return Ok(Made::Yes(at));
     }
-    match answer.responses.first().map(|r| r.response.as_ref()) {
+    match first(&answer.0) {
         None => Ok(Made::No(slot.last)),
-        Some(Some(Response::ResponseTxn(inquiry))) if inquiry.succeeded => {
-            let found = match inquiry.responses.first() {
-                Some(ResponseOp {
-                    response: Some(Response::ResponseRange(range)),
-                }) => range.kvs.first(),
+        Some(Some(PbTxnOpResponse::ResponseTxn(inquiry))) if inquiry.succeeded => {
+            let found = match first(inquiry) {
+                Some(Some(PbTxnOpResponse::ResponseRange(range))) => range.kvs.first(),
                 _ => None,
             };
             let found = found.ok_or_else(|| unreadable(slot))?;
             Ok(Made::Yes(to_revision(found.mod_revision)))
         }
-        Some(Some(Response::ResponseTxn(_))) => Ok(Made::No(at)),
+        Some(Some(PbTxnOpResponse::ResponseTxn(_))) => Ok(Made::No(at)),
         Some(_) => Err(unreadable(slot)),
     }
+}
+
+/// What the first operation came to: `None` when there was none.
+fn first(answer: &PbTxnResponse) -> Option<Option<&PbTxnOpResponse>> {
+    answer.responses.first().map(|op| op.response.as_ref())
 }
 
 fn unreadable(slot: &Slot<'_>) -> StoreError {
     StoreError::Unknown(format!("etcd's answer lacks the mark {}", slot.mark))
 }
 
-fn to_op(keys: &Keys, op: &Op) -> RequestOp {
+fn to_op(keys: &Keys, op: &Op) -> TxnOp {
     let key = keys.data(op.key());
     match op {
         Op::Put { value, lease, .. } => put(key, value.clone(), *lease),
-        Op::Delete { .. } => request(Request::RequestDeleteRange(DeleteRangeRequest { key })),
+        Op::Delete { .. } => TxnOp::delete(key, None),
     }
 }
 
 /// Absent keys have revisions 0 in etcd, so "at revision 0" would hold for them.
 fn to_compare(keys: &Keys, condition: &Compare) -> WireCompare {
     let key = keys.data(condition.key());
-    let created = |result| {
-        compare(
-            key.clone(),
-            result,
-            CompareTarget::Create,
-            TargetUnion::CreateRevision(0),
-        )
-    };
     match condition {
-        Compare::Exists(_) => created(CompareResult::Greater),
-        Compare::Absent(_) => created(CompareResult::Equal),
+        Compare::Exists(_) => WireCompare::create_revision(key, CompareOp::Greater, 0),
+        Compare::Absent(_) => WireCompare::create_revision(key, CompareOp::Equal, 0),
         Compare::ModRevision(_, Revision(0)) | Compare::CreateRevision(_, Revision(0)) => {
-            created(CompareResult::Less)
+            WireCompare::create_revision(key, CompareOp::Less, 0)
         }
-        Compare::ModRevision(_, revision) => compare(
-            key,
-            CompareResult::Equal,
-            CompareTarget::Mod,
-            TargetUnion::ModRevision(signed(revision.0)),
-        ),
-        Compare::CreateRevision(_, revision) => compare(
-            key,
-            CompareResult::Equal,
-            CompareTarget::Create,
-            TargetUnion::CreateRevision(signed(revision.0)),
-        ),
+        Compare::ModRevision(_, revision) => {
+            WireCompare::mod_revision(key, CompareOp::Equal, signed(revision.0))
+        }
+        Compare::CreateRevision(_, revision) => {
+            WireCompare::create_revision(key, CompareOp::Equal, signed(revision.0))
+        }
     }
 }
 
-fn compare(
-    key: Vec<u8>,
-    result: CompareResult,
-    target: CompareTarget,
-    value: TargetUnion,
-) -> WireCompare {
-    WireCompare {
-        result: result.into(),
-        target: target.into(),
-        key,
-        target_union: Some(value),
-    }
-}
-
-fn put(key: Vec<u8>, value: Vec<u8>, lease: Option<LeaseId>) -> RequestOp {
-    request(Request::RequestPut(PutRequest {
-        key,
-        value,
-        lease: lease.map_or(0, |lease| signed(lease.0)),
-    }))
-}
-
-fn request(request: Request) -> RequestOp {
-    RequestOp {
-        request: Some(request),
-    }
+fn put(key: Vec<u8>, value: Vec<u8>, lease: Option<LeaseId>) -> TxnOp {
+    let leased = lease.map(|lease| PutOptions::new().with_lease(signed(lease.0)));
+    TxnOp::put(key, value, leased)
 }

@@ -1,17 +1,15 @@
 //! The members of the cluster. Calls go to one of them until it fails one; then to the next.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Status};
 
-use super::link::{Link, channel, with_causes};
-use super::wire::AuthenticateRequest;
-use super::{EtcdOptions, EtcdUser};
+use super::EtcdOptions;
+use super::answers::{to_status, with_causes};
+use super::link::Link;
 use crate::StoreError;
 
 /// Longest wait for one member's answer; a leader of etcd that is lost takes about as long to replace.
@@ -23,19 +21,22 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// What etcd says to a token that it does not know, or no longer.
-const STALE_TOKENS: [&str; 2] = ["invalid auth token", "auth revision"];
+/// What etcd says to a token that it does not know, or no longer; to a watch only that it may not.
+const STALE_TOKENS: [&str; 4] = [
+    "invalid auth token",
+    "revision of auth store is old",
+    "revision in header is old",
+    "permission denied",
+];
 
 /// Clones share the connections.
 #[derive(Clone)]
 pub(super) struct Members(Arc<Inner>);
 
 struct Inner {
-    channels: Vec<(String, Channel)>,
+    links: Vec<Link>,
     /// Which one is called; watches move with it.
     preferred: watch::Sender<usize>,
-    user: Option<EtcdUser>,
-    token: Mutex<Option<MetadataValue<Ascii>>>,
     deadline: Duration,
 }
 
@@ -110,17 +111,14 @@ fn is_stale_token(status: &Status) -> bool {
 }
 
 impl Members {
-    pub(super) fn new(options: &EtcdOptions) -> Result<Self, StoreError> {
-        let channels = options
-            .endpoints
-            .iter()
-            .map(|endpoint| Ok((endpoint.clone(), channel(endpoint, options)?)))
-            .collect::<Result<_, StoreError>>()?;
+    pub(super) async fn new(options: &EtcdOptions) -> Result<Self, StoreError> {
+        let mut links = Vec::with_capacity(options.endpoints.len());
+        for endpoint in &options.endpoints {
+            links.push(Link::new(endpoint, options).await?);
+        }
         Ok(Self(Arc::new(Inner {
-            channels,
+            links,
             preferred: watch::Sender::new(0),
-            user: options.user.clone(),
-            token: Mutex::new(None),
             deadline: options.deadline,
         })))
     }
@@ -129,13 +127,13 @@ impl Members {
     /// attempt, from 1; what it asks for may be done by each of them.
     pub(super) async fn call<T, F>(
         &self,
-        call: impl Fn(Link, u32) -> F + Send + Sync,
+        call: impl Fn(&Link, u32) -> F + Send + Sync,
     ) -> Result<T, Failure>
     where
-        F: Future<Output = Result<Response<T>, Status>> + Send,
+        F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let give_up = Instant::now() + self.0.deadline;
-        let (mut attempts, mut pause, mut renewed) = (0, PAUSE, false);
+        let (mut attempts, mut pause, mut renewed) = (0, PAUSE, None);
         loop {
             attempts += 1;
             let at = self.preferred();
@@ -147,9 +145,10 @@ impl Members {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
-            if is_stale_token(&status) && !renewed {
-                renewed = true;
-                *self.token() = None;
+            // Each member has given us a token of its own.
+            if is_stale_token(&status) && renewed != Some(at) {
+                renewed = Some(at);
+                self.0.links[at].forget_token();
                 continue;
             }
             if is_lost(&status) {
@@ -163,7 +162,7 @@ impl Members {
             return Err(Failure {
                 status,
                 attempts,
-                member: self.0.channels[at].0.clone(),
+                member: self.0.links[at].endpoint.clone(),
             });
         }
     }
@@ -171,15 +170,19 @@ impl Members {
     async fn attempt<T, F>(
         &self,
         at: usize,
-        call: impl FnOnce(Link) -> F + Send,
+        call: impl FnOnce(&Link) -> F + Send,
         limit: Duration,
     ) -> Result<T, Status>
     where
-        F: Future<Output = Result<Response<T>, Status>> + Send,
+        F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
-        let answered = async { call(self.link(at).await?).await };
+        let link = &self.0.links[at];
+        let answered = async {
+            link.log_in().await?;
+            call(link).await.map_err(to_status)
+        };
         match timeout(limit, answered).await {
-            Ok(answer) => answer.map(Response::into_inner),
+            Ok(answer) => answer,
             Err(_) => Err(Status::deadline_exceeded(format!(
                 "no answer within {} ms",
                 limit.as_millis()
@@ -188,9 +191,9 @@ impl Members {
     }
 
     /// Where streams go.
-    pub(super) async fn current(&self) -> Result<(usize, Link), Status> {
+    pub(super) fn current(&self) -> (usize, &Link) {
         let at = self.preferred();
-        Ok((at, self.link(at).await?))
+        (at, &self.0.links[at])
     }
 
     /// Tells of each change of the member that is called.
@@ -198,9 +201,14 @@ impl Members {
         self.0.preferred.subscribe()
     }
 
-    /// Goes on to the next member, unless somebody already has.
+    /// Goes on to the next member, unless somebody already has, or all that this one wants is another
+    /// token.
     pub(super) fn leave(&self, at: usize, status: &Status) {
-        let next = (at + 1) % self.0.channels.len();
+        if is_stale_token(status) {
+            self.0.links[at].forget_token();
+            return;
+        }
+        let next = (at + 1) % self.0.links.len();
         let moved = self.0.preferred.send_if_modified(|preferred| {
             let moves = *preferred == at && next != at;
             if moves {
@@ -209,39 +217,12 @@ impl Members {
             moves
         });
         if moved {
-            let (from, to) = (&self.0.channels[at].0, &self.0.channels[next].0);
+            let (from, to) = (&self.0.links[at].endpoint, &self.0.links[next].endpoint);
             tracing::info!(from, to, reason = status.message(), "etcd member changed");
         }
     }
 
     fn preferred(&self) -> usize {
         *self.0.preferred.borrow()
-    }
-
-    async fn link(&self, at: usize) -> Result<Link, Status> {
-        let channel = self.0.channels[at].1.clone();
-        let Some(user) = &self.0.user else {
-            return Ok(Link::new(channel, None));
-        };
-        let known = self.token().clone();
-        if known.is_some() {
-            return Ok(Link::new(channel, known));
-        }
-        let link = Link::new(channel.clone(), None);
-        let request = link.request(AuthenticateRequest {
-            name: user.name.clone(),
-            password: user.password.clone(),
-        });
-        let token = link.auth().authenticate(request).await?.into_inner().token;
-        let token: MetadataValue<Ascii> = token
-            .parse()
-            .map_err(|_| Status::failed_precondition("etcd gave a token that is no text"))?;
-        *self.token() = Some(token.clone());
-        Ok(Link::new(channel, Some(token)))
-    }
-
-    /// The token is replaced whole, whatever happened to the thread that held it.
-    fn token(&self) -> MutexGuard<'_, Option<MetadataValue<Ascii>>> {
-        self.0.token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

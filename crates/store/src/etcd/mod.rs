@@ -1,8 +1,8 @@
 //! The store in an etcd cluster, which several processes share.
 //!
-//! Etcd's client for Rust needs protoc to build, goes on calling members that are dead, and lets
-//! watches and keep-alives end with the connection. What is needed beside that is six calls; they are
-//! in `proto/etcd.proto`, compiled as the other protos are.
+//! It speaks through `etcd-client`, whose own choice among several endpoints goes on calling members
+//! that are dead, and whose watches end with the connection. So there is a client for each member, and
+//! which one is called, for how long, and from where a watch goes on is decided here.
 //!
 //! ```text
 //! <prefix>data/<key>               the store's keys
@@ -17,22 +17,17 @@ mod members;
 mod options;
 mod slots;
 mod watch;
-mod wire;
 
 use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use etcd_client::{GetOptions, GetResponse, SortOrder, SortTarget};
 use tokio::time::Instant;
 
 use self::answers::{revision, signed, to_entry};
 use self::members::Members;
 use self::watch::EtcdWatch;
-use self::wire::range_request::SortOrder;
-use self::wire::{
-    CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
-    LeaseTimeToLiveRequest, RangeRequest, RangeResponse,
-};
 use crate::backend::{Backend, Term};
 use crate::{Entry, LeaseId, Limits, Outcome, Page, Range, Revision, StoreError, Txn, Watch};
 
@@ -76,7 +71,7 @@ impl Etcd {
     pub(crate) async fn connect(options: EtcdOptions) -> Result<Self, StoreError> {
         options.validate()?;
         let etcd = Self {
-            members: Members::new(&options)?,
+            members: Members::new(&options).await?,
             keys: Keys {
                 data: format!("{}data/", options.prefix),
                 commits: format!("{}commits/", options.prefix),
@@ -96,12 +91,13 @@ impl Etcd {
         Ok(())
     }
 
-    async fn read(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
+    async fn read(&self, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, StoreError> {
         self.open()?;
         self.members
             .call(|link, _| {
-                let request = link.request(request.clone());
-                async move { link.kv().range(request).await }
+                let mut kv = link.kv();
+                let (key, options) = (key.clone(), options.clone());
+                async move { kv.get(key, Some(options)).await }
             })
             .await
             .map_err(|failure| failure.nothing_done())
@@ -109,19 +105,18 @@ impl Etcd {
 
     /// Forgets the history of the store but for the last `keep` revisions. The values stay.
     async fn compact(&self, keep: u64) -> Result<(), StoreError> {
-        let latest = self.read(probe(self.keys.data(""))).await?;
-        let floor = revision(latest.header.as_ref()).0.saturating_sub(keep);
+        // Asks for the revision, and nothing else.
+        let probe = GetOptions::new().with_count_only();
+        let latest = self.read(self.keys.data(""), probe).await?;
+        let floor = revision(latest.header()).0.saturating_sub(keep);
         if floor == 0 {
             return Ok(());
         }
-        let request = CompactionRequest {
-            revision: signed(floor),
-        };
         let compacted = self
             .members
             .call(|link, _| {
-                let request = link.request(request);
-                async move { link.kv().compact(request).await }
+                let mut kv = link.kv();
+                async move { kv.compact(signed(floor), None).await }
             })
             .await;
         match compacted {
@@ -152,46 +147,32 @@ impl Etcd {
 
     /// Time that a lease has left; `None` when there is no such lease.
     async fn time_to_live(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError> {
-        let request = LeaseTimeToLiveRequest {
-            id: signed(lease.0),
-        };
         let answer = self
             .members
             .call(|link, _| {
-                let request = link.request(request);
-                async move { link.lease().lease_time_to_live(request).await }
+                let mut leases = link.lease();
+                async move { leases.time_to_live(signed(lease.0), None).await }
             })
             .await
             .map_err(|failure| failure.nothing_done())?;
-        Ok(u64::try_from(answer.ttl).ok().map(Duration::from_secs))
+        Ok(u64::try_from(answer.ttl()).ok().map(Duration::from_secs))
     }
 
     /// A lease, and the time that etcd gave it.
     async fn grant_lease(&self, ttl: Duration) -> Result<(LeaseId, Duration), StoreError> {
         self.open()?;
-        let request = LeaseGrantRequest {
-            ttl: signed(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)),
-        };
+        let seconds = signed(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0));
         // Asked twice it may give two leases, one of which ends unused.
         let answer = self
             .members
             .call(|link, _| {
-                let request = link.request(request);
-                async move { link.lease().lease_grant(request).await }
+                let mut leases = link.lease();
+                async move { leases.grant(seconds, None).await }
             })
             .await
             .map_err(|failure| failure.nothing_done())?;
-        let ttl = Duration::from_secs(answer.ttl.unsigned_abs());
-        Ok((LeaseId(answer.id.unsigned_abs()), ttl))
-    }
-}
-
-/// Asks for the revision, and nothing else.
-fn probe(key: Vec<u8>) -> RangeRequest {
-    RangeRequest {
-        key,
-        count_only: true,
-        ..RangeRequest::default()
+        let ttl = Duration::from_secs(answer.ttl().unsigned_abs());
+        Ok((LeaseId(answer.id().unsigned_abs()), ttl))
     }
 }
 
@@ -208,42 +189,36 @@ impl Backend for Etcd {
     }
 
     async fn get(&self, key: String) -> Result<Option<Entry>, StoreError> {
-        let request = RangeRequest {
-            key: self.keys.data(&key),
-            ..RangeRequest::default()
-        };
-        let found = self.read(request).await?.kvs.pop();
+        let mut answer = self.read(self.keys.data(&key), GetOptions::new()).await?;
+        let found = answer.take_kvs().pop();
         found.map(|kv| to_entry(&self.keys.data, kv)).transpose()
     }
 
     async fn range(&self, range: Range) -> Result<Page, StoreError> {
         let (low, high) = bounds(&range);
         let empty = low >= high || range.limit == 0;
-        let request = RangeRequest {
-            key: self.keys.data(&low),
-            range_end: self.keys.data(&high),
-            limit: signed(range.limit.clamp(1, PAGE) as u64),
-            sort_order: if range.reverse {
-                SortOrder::Descend
-            } else {
-                SortOrder::None
-            }
-            .into(),
-            count_only: empty,
-        };
-        let answer = self.read(request).await?;
+        let mut options = GetOptions::new()
+            .with_range(self.keys.data(&high))
+            .with_limit(signed(range.limit.clamp(1, PAGE) as u64));
+        if range.reverse {
+            options = options.with_sort(SortTarget::Key, SortOrder::Descend);
+        }
+        if empty {
+            options = options.with_count_only();
+        }
+        let mut answer = self.read(self.keys.data(&low), options).await?;
         let entries: Result<Vec<Entry>, StoreError> = answer
-            .kvs
+            .take_kvs()
             .into_iter()
             .map(|kv| to_entry(&self.keys.data, kv))
             .collect();
         Ok(Page {
             entries: entries?,
-            revision: revision(answer.header.as_ref()),
+            revision: revision(answer.header()),
             more: if empty {
-                low < high && answer.count > 0
+                low < high && answer.count() > 0
             } else {
-                answer.more
+                answer.more()
             },
         })
     }
@@ -296,42 +271,28 @@ impl Backend for Etcd {
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.open()?;
-        let request = LeaseKeepAliveRequest {
-            id: signed(lease.0),
-        };
-        let answer = self
+        // Returns with the answer to the first request; the stream ends with it.
+        let kept = self
             .members
             .call(|link, _| {
-                let request = link.request(tokio_stream::once(request));
-                async move {
-                    let answers = link.lease().lease_keep_alive(request).await?;
-                    answers
-                        .into_inner()
-                        .message()
-                        .await?
-                        .map(tonic::Response::new)
-                        .ok_or_else(|| tonic::Status::unavailable("etcd ended the stream"))
-                }
+                let mut leases = link.lease();
+                async move { leases.keep_alive(signed(lease.0)).await }
             })
-            .await
-            .map_err(|failure| failure.nothing_done())?;
-        if answer.ttl > 0 {
-            Ok(())
-        } else {
-            Err(StoreError::LeaseNotFound(lease.0))
+            .await;
+        match kept {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.is_lease_not_found() => Err(StoreError::LeaseNotFound(lease.0)),
+            Err(failure) => Err(failure.nothing_done()),
         }
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.open()?;
-        let request = LeaseRevokeRequest {
-            id: signed(lease.0),
-        };
         let revoked = self
             .members
             .call(|link, _| {
-                let request = link.request(request);
-                async move { link.lease().lease_revoke(request).await }
+                let mut leases = link.lease();
+                async move { leases.revoke(signed(lease.0)).await }
             })
             .await;
         match revoked {

@@ -344,6 +344,40 @@ async fn long_ranges_come_in_short_pages() {
     }
 }
 
+/// Etcd cuts what a watch has to catch up with into answers of about 2 MiB, in the middle of
+/// transactions too.
+#[tokio::test]
+async fn a_watch_tells_a_transaction_whole_however_etcd_cuts_it() {
+    let Some(server) = Server::start(1, &[]) else {
+        return;
+    };
+    let store = connect(options(&server)).await;
+    let leader = store.campaign("a").await.expect("leads");
+    let value = vec![b'v'; 400 << 10];
+    let mut made = Vec::new();
+    for i in 0..6 {
+        let ops = (0..3).map(|part| Op::put(format!("k/{i}/{part}"), value.clone()));
+        let txn = Txn {
+            compares: Vec::new(),
+            ops: ops.collect(),
+        };
+        match leader.commit(txn).await.expect("commits") {
+            Outcome::Committed(revision) => made.push(revision),
+            Outcome::Conflict => panic!("conflict"),
+        }
+    }
+    let mut watch = store.watch("k/", leader.fence().next()).expect("watches");
+    for (i, revision) in made.into_iter().enumerate() {
+        let changes = watch.next().await.expect("goes on");
+        let keys: Vec<&str> = changes.changes.iter().map(Change::key).collect();
+        let parts = [0, 1, 2].map(|part| format!("k/{i}/{part}"));
+        assert_eq!(
+            (changes.revision, keys),
+            (revision, parts.each_ref().map(|k| k.as_str()).to_vec())
+        );
+    }
+}
+
 #[tokio::test]
 async fn name_and_password_are_asked_for_and_a_token_that_ends_is_renewed() {
     let Some(server) = Server::start(1, &["--auth-token-ttl", "1"]) else {
@@ -379,6 +413,11 @@ async fn name_and_password_are_asked_for_and_a_token_that_ends_is_renewed() {
         watch.next().await.expect("goes on");
         tokio::time::sleep(Duration::from_millis(2500)).await;
     }
+    // A watch finds out by itself.
+    let mut watch = store.watch("k0", leader.fence()).expect("watches");
+    let seen = tokio::time::timeout(Duration::from_secs(5), watch.next());
+    seen.await.expect("in time").expect("goes on");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     store.get("k0").await.expect("reads").expect("is there");
 }
 

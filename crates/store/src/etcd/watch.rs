@@ -4,16 +4,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use etcd_client::proto::PbEvent;
+use etcd_client::{EventType, KeyValue, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_stream::StreamExt as _;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
-use super::answers::{revision, signed, to_entry, to_key, to_revision};
+use super::answers::{revision, signed, to_entry, to_key, to_revision, to_status};
 use super::members::Members;
-use super::wire::event::EventType;
-use super::wire::watch_request::RequestUnion;
-use super::wire::{Event, WatchCreateRequest, WatchRequest, WatchResponse};
 use crate::watch::WatchSource;
 use crate::{Change, Changes, Revision, StoreError};
 
@@ -41,7 +39,7 @@ pub(super) struct EtcdWatch {
 
 struct Stream {
     at: usize,
-    answers: Streaming<WatchResponse>,
+    answers: WatchStream,
     moves: watch::Receiver<usize>,
     /// Changes of a transaction of which more may come: etcd cuts large answers.
     partial: Option<Changes>,
@@ -87,13 +85,13 @@ impl EtcdWatch {
             return Ok(());
         };
         match answer {
-            Ok(Some(answer)) if answer.canceled => self.cancelled(at, &answer).await,
+            Ok(Some(answer)) if answer.canceled() => self.cancelled(at, &answer).await,
             Ok(Some(answer)) => self.take(answer),
             Ok(None) => {
                 self.lose(at, &Status::unavailable("etcd ended the watch"))
                     .await
             }
-            Err(status) => self.lose(at, &status).await,
+            Err(error) => self.lose(at, &to_status(error)).await,
         }
     }
 
@@ -101,29 +99,22 @@ impl EtcdWatch {
     /// very revision to which it was compacted lacks deletes in some versions.
     async fn open(&self) -> Result<Stream, (usize, Status)> {
         let moves = self.members.moves();
-        let (at, link) = self
-            .members
-            .current()
-            .await
-            .map_err(|s| (*moves.borrow(), s))?;
-        let create = WatchCreateRequest {
-            key: format!("{}{}", self.data, self.prefix).into_bytes(),
-            range_end: format!("{}{}\u{7f}", self.data, self.prefix).into_bytes(),
-            start_revision: signed(self.from.0.saturating_sub(1).max(1)),
-            progress_notify: true,
-            fragment: true,
+        let (at, link) = self.members.current();
+        let key = format!("{}{}", self.data, self.prefix);
+        let options = WatchOptions::new()
+            .with_range(format!("{key}\u{7f}"))
+            .with_start_revision(signed(self.from.0.saturating_sub(1).max(1)))
+            .with_progress_notify()
+            .with_fragment();
+        let opened = async {
+            link.log_in().await?;
+            let opened = link.watch().watch(key, Some(options)).await;
+            opened.map_err(to_status)
         };
-        let create = WatchRequest {
-            request_union: Some(RequestUnion::CreateRequest(create)),
-        };
-        // Open to the end of the watch: etcd may end its side with ours.
-        let requests = tokio_stream::once(create).chain(tokio_stream::pending());
-        let opened = async { link.watch().watch(link.request(requests)).await };
         let answers = timeout(OPEN, opened)
             .await
             .map_err(|_| (at, Status::deadline_exceeded("the watch was not opened")))?
-            .map_err(|status| (at, status))?
-            .into_inner();
+            .map_err(|status| (at, status))?;
         Ok(Stream {
             at,
             answers,
@@ -134,7 +125,8 @@ impl EtcdWatch {
 
     fn take(&mut self, answer: WatchResponse) -> Result<(), StoreError> {
         self.lost = None;
-        let at = revision(answer.header.as_ref());
+        let at = revision(answer.header());
+        let answer = answer.0;
         // Of all changes up to this revision, none is still to come.
         let progress = answer.events.is_empty() && !answer.created && !answer.fragment;
         for event in answer.events {
@@ -149,7 +141,7 @@ impl EtcdWatch {
         Ok(())
     }
 
-    fn add(&mut self, event: Event) -> Result<(), StoreError> {
+    fn add(&mut self, event: PbEvent) -> Result<(), StoreError> {
         let kind = event.r#type();
         let Some(kv) = event.kv else { return Ok(()) };
         let revision = to_revision(kv.mod_revision);
@@ -157,7 +149,7 @@ impl EtcdWatch {
             return Ok(());
         }
         let change = match kind {
-            EventType::Put => Change::Put(to_entry(&self.data, kv)?),
+            EventType::Put => Change::Put(to_entry(&self.data, KeyValue(kv))?),
             EventType::Delete => Change::Delete {
                 key: to_key(&self.data, kv.key)?,
             },
@@ -190,9 +182,9 @@ impl EtcdWatch {
     }
 
     async fn cancelled(&mut self, at: usize, answer: &WatchResponse) -> Result<(), StoreError> {
-        match to_revision(answer.compact_revision) {
+        match to_revision(answer.compact_revision()) {
             Revision(0) => {
-                let reason = Status::unavailable(answer.cancel_reason.clone());
+                let reason = Status::unavailable(answer.cancel_reason());
                 self.lose(at, &reason).await
             }
             compacted => Err(StoreError::Compacted {
