@@ -72,6 +72,13 @@ class Cards:
         found = self.figure(row, "macs", "by_batch", str(batch)).values
         return Figure(tuple(a / b for a, b in zip(found, dense, strict=True)))
 
+    def at_budget(self, row: str, budget: float, name: str) -> Figure:
+        """What a model gives at one of its calibrated budgets."""
+        values = []
+        for card in self.by_row[row]:
+            values += [float(at[name]) for at in card["frontier"] if at["budget"] == budget]
+        return Figure(tuple(values))
+
     def over_batches(self, row: str) -> Figure:
         """Accuracy at the best inference batch minus that at the worst."""
         by_batch = [self.accuracy(row, batch).values for batch in BATCHES]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 from figures import BATCHES, Cards, Figure
+from tables import SEPARATE
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt  # noqa: E402  the backend is chosen first
@@ -63,6 +64,21 @@ def methods(cards: Cards) -> str:
     return table(["target", "method", "accuracy, %", "F", "F, static", "paths", "over shuffled"], rows)
 
 
+def frontier(cards: Cards) -> str:
+    rows = []
+    for budget in SEPARATE:
+        for row in cards.rows:
+            name = "the gates see the budget" if row == "seen" else f"trained for {row.rsplit('-', 1)[1]}"
+            if row == f"separate-{budget}":
+                name = "trained for it alone"
+            elif row != "seen":
+                name += ", threshold moved"
+            figures = [cards.at_budget(row, budget, value) for value in ("accuracy", "effective_ratio", "shared_ratio", "distinct_paths")]
+            accuracy, alone, together, paths = figures
+            rows.append([f"{budget}", name, percent(accuracy), alone.text(digits=3), together.text(digits=3), paths.text(digits=1)])
+    return table(["budget", "model", "accuracy, %", "F", "F at 64", "paths"], rows)
+
+
 def recipes(cards: Cards) -> str:
     rows = [
         [row, percent(cards.accuracy(row)), cards.macs(row).text(digits=3), cards.macs(row, 256).text(digits=3), *adaptivity(cards, row)]
@@ -101,6 +117,14 @@ def claims(sections: dict[str, Cards]) -> str:
         if method != "unified" and unified in found.rows:
             source = " [paper]" if method in ("static", "dynamic") else ""
             claim(f"unified is better than {method} at {budget}{source}", found.accuracy(unified).minus(found.accuracy(row)))
+    found = sections["frontier"]
+    for budget in SEPARATE:
+        for row in found.rows if "seen" in found.rows else []:
+            if row != "seen":
+                own = row == f"separate-{budget}"
+                other = "a model of its own" if own else f"moving the threshold of the model of {row.rsplit('-', 1)[1]}"
+                difference = found.at_budget("seen", budget, "accuracy").minus(found.at_budget(row, budget, "accuracy"))
+                claim(f"at {budget}, seeing the budget is better than {other}", difference)
     return table(["claim", "mean difference ± spread over the seeds", "verdict"], rows) if rows else "No table was run that a claim is about."
 
 
@@ -137,6 +161,21 @@ def plot_methods(cards: Cards, path: Path) -> None:
     save(figure, path)
 
 
+def plot_frontier(cards: Cards, path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(6.4, 4))
+    budgets = [at["budget"] for at in next(iter(cards.by_row.values()))[0]["frontier"]]
+    for row in cards.rows:
+        found = [cards.at_budget(row, budget, "accuracy") for budget in budgets]
+        macs = [cards.at_budget(row, budget, "effective_ratio").mean for budget in budgets]
+        label = "gates see the budget" if row == "seen" else f"trained for {row.rsplit('-', 1)[1]}, threshold moved"
+        means, spreads = [100 * at.mean for at in found], [100 * at.spread for at in found]
+        axes.errorbar(macs, means, yerr=spreads, marker="o", capsize=2, label=label)
+    axes.set_xlabel("hard MACs over dense")
+    axes.set_ylabel("accuracy, %")
+    axes.legend()
+    save(figure, path)
+
+
 def save(figure, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, metadata=SVG)
@@ -146,7 +185,7 @@ def save(figure, path: Path) -> None:
 def write(out: Path, cards: list[tuple], about: dict) -> None:
     """Writes report.md, the plots and cards.json into `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    sections = {name: Cards(cards, name) for name in ("dense", "policies", "methods", "recipes")}
+    sections = {name: Cards(cards, name) for name in ("dense", "policies", "methods", "frontier", "recipes")}
     parts = [
         "# The paper's claims at a small scale",
         f"Made by `{about['command']}` at commit `{about['commit']}` on {about['machine']}. [README.md](../README.md) says what each table "
@@ -160,6 +199,7 @@ def write(out: Path, cards: list[tuple], about: dict) -> None:
     for name, title, text, plot in (
         ("policies", "How the training batch is cut into groups", policies, plot_policies),
         ("methods", "Unified against its parts and baselines", methods, plot_methods),
+        ("frontier", "One model at many budgets", frontier, plot_frontier),
         ("recipes", "What makes gates look at their input", recipes, None),
     ):
         if not sections[name].rows:

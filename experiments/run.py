@@ -19,7 +19,7 @@ from service import Service
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-TABLES = ("dense", "policies", "methods", "recipes")
+TABLES = ("dense", "policies", "methods", "frontier", "recipes")
 
 
 def job(run: tables.Run, source: Path, cache: Path, scale: float) -> dict:

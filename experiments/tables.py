@@ -27,6 +27,11 @@ METHODS = {
     "constant": {"compress.gate.decide": "constant"},
 }
 
+# The range that one model is dialled over, and where separate models are trained. All five calibrated budgets of
+# a model are of its card's frontier: 0.4, 0.5, .. 0.8.
+DIALLED = {"lo": 0.4, "hi": 0.8}
+SEPARATE = (0.4, 0.5, 0.6, 0.7)
+
 # What may make gates look at their input. One thing at a time, then together.
 RECIPES = {
     "plain": {"compress.gate.keep_init": 0.95, "compress.gate.lr_scale": 4.0},
@@ -88,6 +93,20 @@ def methods() -> list[Run]:
     return runs
 
 
+def frontier() -> list[Run]:
+    """One model at many budgets: its gates see the budget, or the thresholds of models trained for one are moved.
+
+    All have the same static share, that of the greatest budget, so that they differ in their gates alone.
+    """
+    share = {"compress.static_target": 0.85}
+    rows = {"seen": share | {"compress.target": 0.6, "compress.gate.budgets": DIALLED | {"adapt": "gates"}}}
+    for budget in SEPARATE:
+        # A model of its own budget, and the control at all others.
+        moved = {"compress.target": budget, "compress.gate.budgets": DIALLED | {"adapt": "threshold"}}
+        rows[f"separate-{budget}"] = share | moved
+    return [Run("frontier", row, seed, "plain", fields) for row, fields in rows.items() for seed in SEEDS]
+
+
 def recipes() -> list[Run]:
     """What makes gates depend on their input: chosen on held-out training images of mixed difficulty, never on the test set."""
     return [Run("recipes", row, 1, "mixed", {"compress.target": TARGET} | fields) for row, fields in RECIPES.items()]
@@ -95,5 +114,5 @@ def recipes() -> list[Run]:
 
 def all_runs(tables: list[str]) -> list[Run]:
     """The runs of the named tables, those that others are compared with first."""
-    makers = {"dense": dense, "policies": policies, "methods": methods, "recipes": recipes}
+    makers = {"dense": dense, "policies": policies, "methods": methods, "frontier": frontier, "recipes": recipes}
     return [run for table in makers if table in tables for run in makers[table]()]

@@ -2,6 +2,7 @@
 
     model = espalier_vit.load("folder")        # config.json and model.safetensors
     logits = model(model.normalise(images))    # images: f32 [B, C, side, side], scaled to 0..1
+    model = espalier_vit.load("folder", budget=0.5)    # of a model that was trained for several budgets
 
 Names of tensors end in their shape: B samples, S samples that run a module, N tokens, D width, h heads
 that stay, d width of a head, K classes, M modules (MHSA of block 0, FFN of block 0, MHSA of block 1, ...).
@@ -18,15 +19,17 @@ from torch import Tensor, nn
 MODES = ("per-sample", "shared", "open")
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> "EspalierViT":
-    """The model in a checkpoint's folder, in evaluation mode.
+def load(folder: str | Path, device: str | torch.device = "cpu", budget: float | None = None) -> "EspalierViT":
+    """The model in a checkpoint's folder, in evaluation mode, at its own budget or at another that it offers.
 
-    Raises ValueError for a configuration that this file does not know, and RuntimeError, with every
-    difference, for weights that are not of the configuration.
+    Raises ValueError for a configuration that this file does not know or a budget that the model cannot be run
+    at, and RuntimeError, with every difference, for weights that are not of the configuration.
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     check(config)
+    if budget is not None:
+        config = at_budget(config, budget)
     model = EspalierViT(config)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.to(device).eval()
@@ -159,6 +162,9 @@ class Gate(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.fc1 = nn.Linear(width, gate["hidden"])
         self.fc2 = nn.Linear(gate["hidden"], 2)
+        self.phi = phi(gate)
+        if self.phi is not None:
+            self.budget = nn.Parameter(torch.zeros(gate["hidden"]))
 
     def forward(self, x_BND: Tensor, shared: bool) -> Tensor:
         """Whether the module runs, bool [B]: keep minus skip above the threshold."""
@@ -166,7 +172,10 @@ class Gate(nn.Module):
         if self.constant:
             return (self.logits[1] - self.logits[0] > threshold).expand(len(x_BND))
         token_BD = x_BND[:, 0] if self.input == "cls" else x_BND.mean(dim=1)
-        z_B2 = self.fc2(F.gelu(self.fc1(self.norm(token_BD))))
+        hidden_Br = self.fc1(self.norm(token_BD))
+        if self.phi is not None:
+            hidden_Br = hidden_Br + self.budget * self.phi
+        z_B2 = self.fc2(F.gelu(hidden_Br))
         margin_B = z_B2[:, 1] - z_B2[:, 0]
         if shared and self.average == "logits":
             margin_B = margin_B.mean().expand(len(x_BND))
@@ -293,18 +302,55 @@ def decides(gate: dict) -> str:
     return gate.get("decide", "input")
 
 
+def phi(gate: dict) -> float | None:
+    """The budget as a gate sees it, -1 at the least and 1 at the greatest; None where it sees none."""
+    if (seen := gate.get("budget")) is None:
+        return None
+    return (2 * seen["target"] - seen["lo"] - seen["hi"]) / (seen["hi"] - seen["lo"])
+
+
+def at_budget(config: dict, budget: float) -> dict:
+    """The configuration of the same model run at `budget`: its thresholds lie on lines between calibrated ones."""
+    table = config.get("budgets", [])
+    if len(table) < 2:
+        raise ValueError(f"the model has one budget, so it cannot be run at {budget}")
+    lo, hi = table[0]["budget"], table[-1]["budget"]
+    if not lo <= budget <= hi:
+        raise ValueError(f"{budget} is not one of the model's budgets, {lo} to {hi}")
+    below = max((entry for entry in table if entry["budget"] <= budget), key=lambda entry: entry["budget"])
+    above = min((entry for entry in table if entry["budget"] >= budget), key=lambda entry: entry["budget"])
+    # A budget that was calibrated is its own neighbour on both sides.
+    share = 0.0 if below is above else (budget - below["budget"]) / (above["budget"] - below["budget"])
+
+    def between(low: float, high: float) -> float:
+        return low + (high - low) * share
+
+    gate = config["gate"] | {"threshold": between(below["threshold"], above["threshold"])}
+    gate.pop("threshold_shared", None)
+    if "threshold_shared" in below or "threshold_shared" in above:
+        shared = (entry.get("threshold_shared", entry["threshold"]) for entry in (below, above))
+        gate["threshold_shared"] = between(*shared)
+    if "budget" in gate:
+        gate["budget"] = gate["budget"] | {"target": budget}
+    return config | {"gate": gate}
+
+
 def check(config: dict) -> None:
     """Refuses what this file would silently leave out: fields and choices of later versions."""
     dims, gate = config["dims"], config["gate"]
     known = {
-        "config.json": (config, {"dims", "structure", "gate", "mean", "std"}),
+        "config.json": (config, {"dims", "structure", "gate", "budgets", "mean", "std"}),
         "dims": (
             dims,
             {"image_size", "patch_size", "channels", "classes", "width", "depth", "heads", "ffn"}
             | {"architecture"},
         ),
         "dims.architecture": (architecture(config), set(PLAIN)),
-        "gate": (gate or {}, {"decide", "input", "average", "hidden", "keep_init", "threshold", "threshold_shared"}),
+        "gate": (
+            gate or {},
+            {"decide", "input", "average", "hidden", "keep_init", "threshold", "threshold_shared", "budget"},
+        ),
+        "gate.budget": ((gate or {}).get("budget", {}), {"lo", "hi", "target"}),
     }
     for where, (found, fields) in known.items():
         if unknown := sorted(set(found) - fields):

@@ -18,7 +18,7 @@ def card(accuracy: float, by_batch: list[float]) -> dict:
 
 class Tables(unittest.TestCase):
     def test_every_run_has_a_name_of_its_own_that_a_registry_takes(self) -> None:
-        names = [run.name for run in tables.all_runs(["dense", "policies", "methods", "recipes"])]
+        names = [run.name for run in tables.all_runs(["dense", "policies", "methods", "frontier", "recipes"])]
         self.assertEqual(len(names), len(set(names)))
         for name in names:
             self.assertRegex(name, r"^[a-z0-9][a-z0-9._-]{0,62}$")
@@ -30,6 +30,14 @@ class Tables(unittest.TestCase):
         self.assertEqual({run.fields["compress.target"] for run in tables.policies()}, {tables.TARGET})
         for run in tables.methods():
             self.assertEqual(run.fields["compress.target"], float(run.row.rsplit("-", 1)[1]))
+
+
+    def test_every_model_of_the_frontier_can_be_run_at_every_budget_that_is_compared(self) -> None:
+        for run in tables.frontier():
+            budgets = run.fields["compress.gate.budgets"]
+            self.assertLessEqual(budgets["hi"], run.fields["compress.static_target"])
+            for budget in (*tables.SEPARATE, run.fields["compress.target"]):
+                self.assertTrue(budgets["lo"] <= budget <= budgets["hi"])
 
 
 class Figures(unittest.TestCase):
@@ -46,6 +54,14 @@ class Figures(unittest.TestCase):
             ((0.1,), "one seed shows nothing"),
         ):
             self.assertEqual(figures.Figure(values).verdict(), verdict)
+
+    def test_a_model_is_read_at_each_of_its_budgets(self) -> None:
+        def at(*accuracies: float) -> dict:
+            return {"frontier": [{"budget": b, "accuracy": a} for b, a in zip((0.4, 0.6), accuracies, strict=True)]}
+
+        runs = [(tables.Run("frontier", "seen", seed), at(0.1 * seed, 0.2 * seed)) for seed in (2, 1)]
+        found = figures.Cards(runs, "frontier").at_budget("seen", 0.6, "accuracy")
+        self.assertEqual(found.values, (0.2, 0.4))
 
     def test_cards_are_grouped_by_row_in_the_order_of_seeds(self) -> None:
         runs = [

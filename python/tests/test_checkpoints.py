@@ -58,6 +58,22 @@ class Loaders(unittest.TestCase):
                     self.assertTrue(torch.equal(decisions, expected[f"{name}.decisions"] > 0.5))
 
     @torch.no_grad()
+    def test_a_model_of_several_budgets_is_run_at_any_of_them(self) -> None:
+        folder = HERE / "checkpoints/gated-budgets"
+        expected = load_file(folder / "expected.safetensors")
+        for budget, prefix in [(0.45, "other_budget."), (0.6, "")]:
+            model = espalier_vit.load(folder, budget=budget)
+            for mode, name in [("per-sample", "per_sample"), ("shared", "shared")]:
+                with self.subTest(budget=budget, mode=mode):
+                    logits, decisions = model.decide(expected["pixels"], mode)
+                    self.close(logits, expected[f"{prefix}{name}.logits"])
+                    self.assertTrue(torch.equal(decisions, expected[f"{prefix}{name}.decisions"] > 0.5))
+        with self.assertRaisesRegex(ValueError, "0.9 is not one of the model's budgets, 0.4 to 0.8"):
+            espalier_vit.load(folder, budget=0.9)
+        with self.assertRaisesRegex(ValueError, "the model has one budget"):
+            espalier_vit.load(HERE / "checkpoints/gated-cls", budget=0.5)
+
+    @torch.no_grad()
     def test_no_sample_depends_on_its_neighbours(self) -> None:
         for folder in CHECKPOINTS:
             model = espalier_vit.load(folder)

@@ -95,6 +95,10 @@ pub struct EvalArgs {
     /// How gates decide: every sample alone, or each batch together.
     #[arg(long, value_enum, default_value_t = GateMode::PerSample)]
     pub mode: GateMode,
+    /// Run the model at this budget, MACs over those of the dense model; only one that was trained for several
+    /// [default: its job's target].
+    #[arg(long)]
+    pub budget: Option<f64>,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

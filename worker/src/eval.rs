@@ -24,6 +24,9 @@ pub struct Evaluation {
     pub mode: &'static str,
     /// Inference batch; in per-sample mode the result does not depend on it.
     pub batch: u32,
+    /// The budget that was asked for, if one was: MACs over those of the dense model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<f64>,
     /// Share of samples classified right.
     pub accuracy: f64,
     /// Samples classified right.
@@ -75,8 +78,12 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn evaluate(args: &EvalArgs) -> anyhow::Result<Evaluation> {
-    let model =
+    let mut model =
         Vit::open(&args.dir, Device::Cpu).map_err(|error| anyhow::anyhow!(chain(&error)))?;
+    if let Some(budget) = args.budget {
+        let moved = model.run_at(budget);
+        moved.with_context(|| format!("{}: --budget", args.dir.display()))?;
+    }
     let card = read_card(&args.dir)?;
     let data = data(args, model.config(), card.as_ref())?;
     let dims = &model.config().dims;
@@ -109,6 +116,7 @@ pub fn evaluate(args: &EvalArgs) -> anyhow::Result<Evaluation> {
     Ok(Evaluation {
         mode: name,
         batch: args.batch,
+        budget: args.budget,
         accuracy: measured.accuracy(),
         correct: measured.correct,
         samples: measured.samples,

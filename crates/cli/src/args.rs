@@ -180,6 +180,10 @@ pub struct ExportArgs {
     /// whose gates decide for each sample.
     #[arg(long, group = "format")]
     pub onnx: bool,
+    /// Write the ONNX files at this budget, MACs over those of the dense model; only of a checkpoint that was
+    /// trained for several [default: its job's target].
+    #[arg(long, requires = "onnx")]
+    pub budget: Option<f64>,
     /// Write a folder that another library loads. A model that it cannot express, such as one with gates
     /// or with fewer heads in some blocks, is refused.
     #[arg(long, group = "format", value_enum)]
@@ -216,6 +220,10 @@ pub struct EvalArgs {
     /// Inference batch.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub batch: u32,
+    /// Run the checkpoint at this budget, MACs over those of the dense model; only one that was trained for
+    /// several [default: its job's target].
+    #[arg(long)]
+    pub budget: Option<f64>,
 }
 
 /// Layout of data files, as in the job file.

@@ -37,6 +37,9 @@ async fn evaluate(worker: &Path, dir: &Path, args: &EvalArgs) -> Result<Value, F
         GateMode::PerSample => "per-sample",
         GateMode::Shared => "shared",
     });
+    if let Some(budget) = args.budget {
+        command.args(["--budget", &budget.to_string()]);
+    }
     if let Some(data) = &args.data {
         command.arg("--data").arg(data);
     }

@@ -73,7 +73,24 @@ pub(crate) fn card(report: &Value) -> String {
         "gate rates, block: MHSA FFN",
         rates(&report["gates"]["rate"]),
     );
+    for at in report["frontier"].as_array().into_iter().flatten() {
+        row(&format!("at budget {}", at["budget"]), at_budget(at));
+    }
     output::table(&["FIGURE", "VALUE"], &rows)
+}
+
+/// `88.10% at 0.400 of dense, shared at batch 64: 87.90% at 0.391 of dense, 12 paths`.
+fn at_budget(at: &Value) -> Option<String> {
+    let pair = |accuracy: &str, macs: &str| {
+        let (accuracy, macs) = (percent(&at[accuracy])?, ratio(&at[macs])?);
+        Some(format!("{accuracy} at {macs}"))
+    };
+    Some(format!(
+        "{}, shared at batch 64: {}, {} paths",
+        pair("accuracy", "effective_ratio")?,
+        pair("shared_accuracy", "shared_ratio")?,
+        count(&at["distinct_paths"])?
+    ))
 }
 
 fn percent(value: &Value) -> Option<String> {
@@ -170,6 +187,10 @@ mod tests {
         let report = json!({
             "accuracy": { "per_sample": 0.8812, "shared": { "64": 0.88, "1": 0.8812 } },
             "macs": { "dense": 4_599_000, "effective": 2_299_500.0, "effective_ratio": 0.5 },
+            "frontier": [{
+                "budget": 0.4, "accuracy": 0.86, "effective_ratio": 0.401, "shared_accuracy": 0.855,
+                "shared_ratio": 0.39, "distinct_paths": 12,
+            }],
             "gates": { "decide": "constant", "shuffle_gain": -0.0012, "rate": [{ "block": 0, "attn": null, "ffn": 0.5 }] },
         });
         let card = card(&report);
@@ -181,6 +202,7 @@ mod tests {
             "gates, decided by            constant",
             "gates, gain over shuffled    -0.12 points",
             "gate rates, block: MHSA FFN  0: - 0.50",
+            "at budget 0.4                86.00% at 0.401 of dense, shared at batch 64: 85.50% at 0.390 of dense, 12 paths",
         ] {
             assert!(
                 card.lines().any(|l| l.trim() == line),

@@ -1,7 +1,7 @@
-use espalier_job::{Average, DecideBy, Gate, GateInput};
+use espalier_job::{Adapt, Average, DecideBy, Gate, GateInput};
 use serde::{Deserialize, Serialize};
 
-use crate::Dims;
+use crate::{AtBudget, Dims, GateBudget};
 
 /// What a model is, apart from its weights: the content of `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,6 +13,10 @@ pub struct Config {
     pub structure: Structure,
     /// The gates of the modules that are there; none in a plain or a statically pruned model.
     pub gate: Option<GateConfig>,
+    /// The thresholds at some of the budgets that the model can be run at, by rising budget; none where it has
+    /// one budget. [`Config::at_budget`] gives those in between. [ours]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<AtBudget>,
     /// Mean per channel of the pixels the model was trained on, scaled to 0..1.
     pub mean: Vec<f64>,
     /// Standard deviation per channel of the pixels the model was trained on, scaled to 0..1.
@@ -62,6 +66,9 @@ pub struct GateConfig {
     /// other. The mean of a batch moves whole modules at once, so it meets the target elsewhere. [ours]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold_shared: Option<f64>,
+    /// The budget that the gates see beside their input; none where they do not. [ours]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<GateBudget>,
 }
 
 /// Why a configuration describes no model.
@@ -88,8 +95,9 @@ impl Structure {
 }
 
 impl GateConfig {
-    /// The gates a job asks for in a model of width `dims.width`.
-    pub fn from_job(gate: &Gate, dims: &Dims) -> Self {
+    /// The gates a job asks for in a model of width `dims.width`, at its budget `target`.
+    pub fn from_job(gate: &Gate, target: f64, dims: &Dims) -> Self {
+        let seen = gate.budgets.filter(|asked| asked.adapt == Adapt::Gates);
         Self {
             decide: gate.decide,
             input: gate.input,
@@ -98,6 +106,7 @@ impl GateConfig {
             keep_init: gate.keep_init,
             threshold: 0.0,
             threshold_shared: None,
+            budget: seen.map(|asked| GateBudget::new(&asked, target)),
         }
     }
 
@@ -117,6 +126,7 @@ impl Config {
             dims,
             structure: Structure::full(&dims),
             gate: None,
+            budgets: Vec::new(),
             mean,
             std,
         }
@@ -130,6 +140,7 @@ impl Config {
         self.check_dims()?;
         self.check_structure()?;
         self.check_gate()?;
+        self.check_budgets()?;
         self.check_pixels()
     }
 

@@ -7,8 +7,10 @@
     reason = "shapes and source tags stand in brackets"
 )]
 
+mod budget;
 mod config;
 mod dims;
 
+pub use budget::{AtBudget, GateBudget};
 pub use config::{BlockStructure, Config, ConfigError, GateConfig, Structure};
 pub use dims::Dims;

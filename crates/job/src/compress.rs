@@ -9,7 +9,8 @@ use crate::Gate;
 pub struct Compress {
     /// Which of the two parts are trained, and in which order.
     pub mode: Mode,
-    /// F_t: total MACs of the finished model over those of the dense model, in (0, 1].
+    /// F_t: total MACs of the finished model over those of the dense model, in (0, 1]. Where there are
+    /// gate.budgets, the one of them that the report card's main figures are of.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub target: f64,
     /// F_s: MACs of the finished model with every gate open over those of the dense model, in
@@ -49,6 +50,14 @@ pub enum Mode {
     Dynamic,
     /// Neither: the dense model, as a baseline.
     Dense,
+}
+
+impl Compress {
+    /// The greatest F_t that the finished model is run at.
+    pub fn greatest_target(&self) -> f64 {
+        let budgets = self.gate.budgets.filter(|_| self.mode.gates());
+        budgets.map_or(self.target, |budgets| budgets.hi)
+    }
 }
 
 impl Mode {

@@ -30,6 +30,43 @@ pub struct Gate {
     /// Learning rate of the gates over that of the weights.
     #[schemars(extend("minimum" = 0, "maximum" = 10000))]
     pub lr_scale: f64,
+    /// The budgets that the one finished model is to be run at; without it compress.target alone. Needs
+    /// gates that decide by their input. [ours]
+    pub budgets: Option<Budgets>,
+}
+
+/// A range of budgets for one finished model, which compress.target must lie in: that is the one it runs at
+/// unless told otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Budgets {
+    /// The least F_t.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
+    pub lo: f64,
+    /// The greatest F_t, above lo. The static part keeps as much, and compress.static_target must allow it.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
+    pub hi: f64,
+    /// What adapts to the budget.
+    #[serde(default)]
+    pub adapt: Adapt,
+}
+
+/// What adapts to the budget that a model is run at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Adapt {
+    /// The gates see the budget, which is drawn from the range at each step, and have a threshold for each.
+    #[default]
+    Gates,
+    /// The threshold alone, of gates that are trained for compress.target: the control.
+    Threshold,
+}
+
+impl Budgets {
+    /// Whether a model can be run at this budget.
+    pub fn contains(&self, budget: f64) -> bool {
+        (self.lo..=self.hi).contains(&budget)
+    }
 }
 
 /// What decides whether a module runs.
@@ -80,6 +117,7 @@ impl Default for Gate {
             tau_end: 0.1,
             information: 0.0,
             lr_scale: 4.0,
+            budgets: None,
         }
     }
 }

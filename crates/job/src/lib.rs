@@ -39,7 +39,7 @@ pub use compress::{
 };
 pub use data::{Damaged, Data, DataFormat, Interpolation};
 pub use dims::Dims;
-pub use gate::{Average, DecideBy, Gate, GateInput};
+pub use gate::{Adapt, Average, Budgets, DecideBy, Gate, GateInput};
 pub use mix::{Mix, MixMode};
 pub use model::{Init, Model};
 pub use names::{valid_name, valid_reference};

@@ -2,8 +2,8 @@
 
 use crate::sections::Sections;
 use crate::{
-    Compress, Data, DecideBy, Grouping, GroupingPolicy, Init, Mode, Model, Problems, Publish,
-    Resources, Train, valid_name, valid_reference,
+    Budgets, Compress, Data, DecideBy, Grouping, GroupingPolicy, Init, Mode, Model, Problems,
+    Publish, Resources, Train, valid_name, valid_reference,
 };
 
 /// Adds the problems of the sections that could be read.
@@ -110,6 +110,9 @@ fn compress(compress: &Compress, model: Option<&Model>, problems: &mut Problems)
     problems.require(informed, "compress.gate.information", || {
         "only gates that decide by their input can tell of it: leave it out, or set compress.gate.decide to `input`".to_owned()
     });
+    if let Some(asked) = &gate.budgets {
+        budgets(asked, compress, problems);
+    }
     stages(compress, problems);
     let Compress {
         grouping,
@@ -138,6 +141,33 @@ fn compress(compress: &Compress, model: Option<&Model>, problems: &mut Problems)
                 )
             },
         );
+    }
+}
+
+fn budgets(budgets: &Budgets, compress: &Compress, problems: &mut Problems) {
+    let Budgets { lo, hi, .. } = *budgets;
+    let (target, mode) = (compress.target, compress.mode);
+    let path = "compress.gate.budgets";
+    problems.require(mode.gates(), path, || {
+        "there are no gates in this compress.mode, and without gates a model has one budget: leave it out".to_owned()
+    });
+    let by_input = !mode.gates() || compress.gate.decide == DecideBy::Input;
+    problems.require(by_input, path, || {
+        "only gates that decide by their input can be run at several budgets: leave it out, or set compress.gate.decide to `input`".to_owned()
+    });
+    problems.require(lo < hi, "compress.gate.budgets.hi", || {
+        format!("{hi} is not above lo = {lo}")
+    });
+    problems.require(
+        lo >= hi || budgets.contains(target),
+        "compress.target",
+        || format!("{target} is not one of the budgets of compress.gate.budgets, {lo} to {hi}"),
+    );
+    if let Some(share) = compress.static_target {
+        // That it is less than the target is said already.
+        problems.require(share >= hi || share < target, "compress.static_target", || {
+            format!("{share} is less than compress.gate.budgets.hi = {hi}: the part that stays in memory cannot be smaller than the part that runs at the greatest budget")
+        });
     }
 }
 

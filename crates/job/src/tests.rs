@@ -262,6 +262,56 @@ fn one_change_gives_one_problem() {
             "compress.gate.information: only gates that decide by their input can tell of it: leave it out, or set compress.gate.decide to `input` (line 23)",
         ),
         (
+            "target = 0.5\n",
+            "target = 0.5\ngate = { budgets = { lo = 0.6, hi = 0.4 } }\n",
+            "compress.gate.budgets.hi: 0.4 is not above lo = 0.6 (line 23)",
+        ),
+        (
+            "target = 0.5\n",
+            "target = 0.5\ngate = { budgets = { lo = 0.4, hi = 0.4 } }\n",
+            "compress.gate.budgets.hi: 0.4 is not above lo = 0.4 (line 23)",
+        ),
+        (
+            "target = 0.5\n",
+            "target = 0.5\ngate = { budgets = { lo = 0.4 } }\n",
+            "compress.gate.budgets.hi: missing (line 23)",
+        ),
+        (
+            "target = 0.5\n",
+            "target = 0.5\ngate = { budgets = { lo = 0, hi = 0.7 } }\n",
+            "compress.gate.budgets.lo: 0 is out of range: more than 0 and at most 1 (line 23)",
+        ),
+        (
+            "target = 0.5\n",
+            "target = 0.5\ngate = { budgets = { lo = 0.6, hi = 0.7 } }\n",
+            "compress.target: 0.5 is not one of the budgets of compress.gate.budgets, 0.6 to 0.7 (line 22)",
+        ),
+        (
+            "target = 0.5\n",
+            "target = 0.5\ngate = { budgets = { lo = 0.4, hi = 0.8 } }\n",
+            "compress.static_target: 0.75 is less than compress.gate.budgets.hi = 0.8: the part that stays in memory cannot be smaller than the part that runs at the greatest budget (line 24)",
+        ),
+        (
+            "target = 0.5\n",
+            "target = 0.5\ngate = { decide = \"constant\", budgets = { lo = 0.4, hi = 0.7 } }\n",
+            "compress.gate.budgets: only gates that decide by their input can be run at several budgets: leave it out, or set compress.gate.decide to `input` (line 23)",
+        ),
+        (
+            "target = 0.5\n",
+            "target = 0.5\nmode = \"static\"\ngate = { budgets = { lo = 0.4, hi = 0.7 } }\n",
+            "compress.gate.budgets: there are no gates in this compress.mode, and without gates a model has one budget: leave it out (line 24)",
+        ),
+        (
+            "target = 0.5\n",
+            "target = 0.5\nmode = \"dense\"\ngate = { budgets = { lo = 0.4, hi = 0.7 } }\n",
+            "compress.gate.budgets: there are no gates in this compress.mode, and without gates a model has one budget: leave it out (line 24)",
+        ),
+        (
+            "target = 0.5\n",
+            "target = 0.5\ngate = { budgets = { lo = 0.4, hi = 0.7, adapt = \"gate\" } }\n",
+            "compress.gate.budgets.adapt: unknown value `gate`; did you mean `gates`? (line 23)",
+        ),
+        (
             "search = { epochs = 2 }",
             "search = { epochs = 2, warmup = 0.7 }",
             "compress.search.ramp: 0.4 after a warmup of 0.7 goes beyond the end of the stage: at most 1 together (line 24)",

@@ -15,12 +15,16 @@ pub const MASKED_FILE: &str = "model-masked.onnx";
 
 /// Writes the ONNX files of the checkpoint in `folder` into `out`, which must be there: always
 /// `model.onnx`, and `model-masked.onnx` when the model has gates. Each is whole or not there at all.
-/// Gives their paths.
+/// Gives their paths. The model runs at its own budget unless it is given another of those it can be run at.
 ///
 /// # Errors
-/// Files that cannot be read or written, and all that [`encode`] refuses.
-pub fn export(folder: &Path, out: &Path) -> Result<Vec<PathBuf>, ExportError> {
-    let config = read_config(&folder.join("config.json"))?;
+/// Files that cannot be read or written, a budget that the model cannot be run at, and all that [`encode`]
+/// refuses.
+pub fn export(folder: &Path, out: &Path, budget: Option<f64>) -> Result<Vec<PathBuf>, ExportError> {
+    let mut config = read_config(&folder.join("config.json"))?;
+    if let Some(budget) = budget {
+        config = config.at_budget(budget)?;
+    }
     let weights = read_weights(&folder.join("model.safetensors"))?;
     let mut files = vec![(MODEL_FILE, Decide::Shared)];
     if config.gate.is_some() {

@@ -1,4 +1,4 @@
-use espalier_config::GateConfig;
+use espalier_config::{GateBudget, GateConfig};
 use espalier_job::{Average, DecideBy, GateInput};
 
 use crate::ExportError;
@@ -28,14 +28,17 @@ impl Exporter<'_> {
             keep_init: _,
             threshold,
             threshold_shared,
+            budget,
         } = *gate;
         self.scope(name, |this| {
             let margin = match (decide, this.decide) {
                 (DecideBy::Input, Decide::Shared) => {
-                    let margin_B = this.margin(input, hidden, x_BND)?;
+                    let margin_B = this.margin(input, hidden, budget, x_BND)?;
                     this.batch_margin(average, &margin_B)
                 }
-                (DecideBy::Input, Decide::PerSample) => this.margin(input, hidden, x_BND)?,
+                (DecideBy::Input, Decide::PerSample) => {
+                    this.margin(input, hidden, budget, x_BND)?
+                }
                 (DecideBy::Constant, Decide::Shared) => this.constant_margin()?,
                 (DecideBy::Constant, Decide::PerSample) => {
                     let margin = this.constant_margin()?;
@@ -63,6 +66,7 @@ impl Exporter<'_> {
         &mut self,
         input: GateInput,
         width_hidden: i64,
+        budget: Option<GateBudget>,
         x_BND: &Value<f32>,
     ) -> Result<Value<f32>, ExportError> {
         let width = self.config.dims.width;
@@ -71,7 +75,13 @@ impl Exporter<'_> {
             GateInput::Mean => self.graph.mean(x_BND, 1),
         };
         let normed = self.layer_norm("norm", &token_BD, width, NORM_EPS)?;
-        let hidden = self.linear("fc1", &normed, [width_hidden, width])?;
+        let mut hidden = self.linear("fc1", &normed, [width_hidden, width])?;
+        if let Some(seen) = budget {
+            let w_r = self.parameter("budget", &[width_hidden])?;
+            let phi = self.graph.scalar(seen.phi() as f32);
+            let moved_r = self.graph.mul(&w_r, &phi);
+            hidden = self.graph.add(&hidden, &moved_r);
+        }
         let hidden = self.gelu(&hidden);
         let z_B2 = self.linear("fc2", &hidden, [2, width_hidden])?;
         let (skip_B, keep_B) = (

@@ -69,6 +69,8 @@ pub fn encode(config: &Config, weights: &[u8], decide: Decide) -> Result<Vec<u8>
             },
         structure: _,
         gate: _,
+        // Of other budgets than the one that the graph runs at.
+        budgets: _,
         mean: _,
         std: _,
     } = config;

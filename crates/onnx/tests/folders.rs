@@ -30,7 +30,7 @@ fn edit(folder: &Path, change: impl FnOnce(&mut Value)) {
 
 #[track_caller]
 fn refused(folder: &Path, reason: &str) {
-    let told = export(folder, folder).unwrap_err().to_string();
+    let told = export(folder, folder, None).unwrap_err().to_string();
     assert!(told.contains(reason), "{told}");
     let files: Vec<PathBuf> = fs::read_dir(folder)
         .unwrap()
@@ -42,7 +42,7 @@ fn refused(folder: &Path, reason: &str) {
 #[test]
 fn a_gated_model_has_two_files_and_a_plain_one_has_one() {
     let names = |folder: &TempDir| {
-        let written = export(folder.path(), folder.path()).unwrap();
+        let written = export(folder.path(), folder.path(), None).unwrap();
         let names = written.iter().map(|path| path.file_name().unwrap());
         names
             .map(|name| name.to_str().unwrap().to_owned())
@@ -56,7 +56,7 @@ fn a_gated_model_has_two_files_and_a_plain_one_has_one() {
 fn one_checkpoint_has_one_file() {
     let folder = checkpoint("gated-mean-distilled");
     let bytes = || {
-        export(folder.path(), folder.path()).unwrap();
+        export(folder.path(), folder.path(), None).unwrap();
         fs::read(folder.path().join(MODEL_FILE)).unwrap()
     };
     assert_eq!(bytes(), bytes());

@@ -36,6 +36,8 @@ pub enum Stream {
     ShuffledGates = 9,
     /// Gates that decide by chance at evaluation, seeded by the images that decide: (0, 0).
     Chance = 10,
+    /// The budget that the gates see at a step: (step, 0).
+    Budget = 11,
     /// Which part of a training image is seen: (step, sample).
     Crop = 20,
     /// Operations on the colours and geometry of a training image: (step, sample).

@@ -52,12 +52,19 @@ impl Cost {
     /// The cost of models of these dimensions, with these gates before the modules that are there.
     pub fn new(dims: &Dims, gate: Option<&GateConfig>) -> Self {
         let width = dims.width;
-        // An input's gate looks at one token: D r + 2 r for a hidden layer of r.
+        // An input's gate looks at one token: D r + 2 r for a hidden layer of r, and r where the budget is seen.
         let (gate_macs, gate_params) = match gate.map(|gate| (gate.decide, gate.hidden)) {
-            Some((DecideBy::Input, hidden)) => (
-                width * hidden + 2 * hidden,
-                2 * width + linear(width, hidden) + linear(hidden, 2),
-            ),
+            Some((DecideBy::Input, hidden)) => {
+                let seen = if gate.is_some_and(|gate| gate.budget.is_some()) {
+                    hidden
+                } else {
+                    0
+                };
+                (
+                    width * hidden + seen + 2 * hidden,
+                    2 * width + linear(width, hidden) + seen + linear(hidden, 2),
+                )
+            }
             Some((DecideBy::Constant, _)) => (0, 2),
             Some((DecideBy::Random, _)) | None => (0, 0),
         };

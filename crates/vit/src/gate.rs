@@ -21,6 +21,8 @@ enum Decider {
     Input {
         norm: LayerNorm,
         fc1: Linear,
+        /// w, by which the budget moves what is hidden, [r]; 0 at the start, as if it were not seen. [ours]
+        budget_r: Option<Tensor>,
         fc2: Linear,
     },
     /// (skip, keep), learned, whatever the input: the control. [ours]
@@ -37,6 +39,7 @@ impl Gate {
             DecideBy::Input => Decider::Input {
                 norm: LayerNorm::new(init, dims.width, NORM_EPS),
                 fc1: Linear::new(init, dims.width, config.hidden),
+                budget_r: config.budget.map(|_| init.constant(&[config.hidden], 0.0)),
                 fc2: Linear {
                     weight_OI: init.trunc_normal(&[2, config.hidden], INIT_STD),
                     bias_O: Some(init.vector(&logits)),
@@ -57,13 +60,21 @@ impl Gate {
     pub(crate) fn margin_B(&self, x_BND: &Tensor) -> Tensor {
         let batch = x_BND.size()[0];
         match &self.decider {
-            Decider::Input { norm, fc1, fc2 } => {
+            Decider::Input {
+                norm,
+                fc1,
+                budget_r,
+                fc2,
+            } => {
                 let token_BD = match self.config.input {
                     GateInput::Cls => x_BND.select(1, 0),
                     GateInput::Mean => x_BND.mean_dim(1, false, None),
                 };
-                let hidden = fc1.forward(&norm.forward(&token_BD)).gelu("none");
-                difference(&fc2.forward(&hidden))
+                let mut hidden_Br = fc1.forward(&norm.forward(&token_BD));
+                if let (Some(w_r), Some(seen)) = (budget_r, self.config.budget) {
+                    hidden_Br += w_r * seen.phi();
+                }
+                difference(&fc2.forward(&hidden_Br.gelu("none")))
             }
             Decider::Constant { logits_2 } => {
                 difference(&logits_2.unsqueeze(0)).expand([batch], false)
@@ -105,6 +116,13 @@ impl Gate {
         self.config.threshold_shared = shared;
     }
 
+    /// Has the gate see the budget `target`, if it sees any.
+    pub(crate) fn see_budget(&mut self, target: f64) {
+        if let Some(seen) = &mut self.config.budget {
+            seen.target = target;
+        }
+    }
+
     /// (skip, keep) whatever the input: what the last layer adds, or all there is. None where chance decides.
     pub(crate) fn logits_2(&self) -> Option<&Tensor> {
         match &self.decider {
@@ -117,9 +135,17 @@ impl Gate {
     pub(crate) fn collect(&self, into: &mut Collector) {
         let kinds = [ParamKind::Gate; 2];
         match &self.decider {
-            Decider::Input { norm, fc1, fc2 } => {
+            Decider::Input {
+                norm,
+                fc1,
+                budget_r,
+                fc2,
+            } => {
                 into.scope("norm", |into| norm.collect(into, kinds));
                 into.scope("fc1", |into| fc1.collect(into, kinds));
+                if let Some(w_r) = budget_r {
+                    into.add("budget", w_r, ParamKind::Gate);
+                }
                 into.scope("fc2", |into| fc2.collect(into, kinds));
             }
             Decider::Constant { logits_2 } => into.add("logits", logits_2, ParamKind::Gate),

@@ -62,7 +62,9 @@ mod weights;
 
 pub use choice::{Candidate, Choice, Probabilities};
 pub use cost::{Cost, Sizes};
-pub use espalier_config::{BlockStructure, Config, ConfigError, Dims, GateConfig, Structure};
+pub use espalier_config::{
+    AtBudget, BlockStructure, Config, ConfigError, Dims, GateBudget, GateConfig, Structure,
+};
 pub use gate::noise as gate_noise;
 pub use grouping::{Plan, plan};
 pub use groups::Groups;

@@ -12,7 +12,7 @@ use crate::param::{Collector, Param, ParamKind};
 use crate::routing::{Routed, Router, Routing};
 use crate::stem::Stem;
 use crate::weights::{self, Tensors, WeightsError};
-use crate::{Config, ConfigError, GateConfig};
+use crate::{AtBudget, Config, ConfigError, GateConfig};
 
 /// A vision transformer with timm's parameter names, whole or sliced, with or without gates.
 #[derive(Debug)]
@@ -162,6 +162,39 @@ impl Vit {
         for gate in self.blocks.iter_mut().flat_map(Block::gates_mut) {
             gate.set_thresholds(alone, shared);
         }
+    }
+
+    /// Has the gates see the budget `target` in place of that of the configuration, where they see any; their
+    /// thresholds stay. [`Self::run_at`] is what has been calibrated.
+    pub fn see_budget(&mut self, target: f64) {
+        if let Some(seen) = self
+            .config
+            .gate
+            .as_mut()
+            .and_then(|gate| gate.budget.as_mut())
+        {
+            seen.target = target;
+        }
+        for gate in self.blocks.iter_mut().flat_map(Block::gates_mut) {
+            gate.see_budget(target);
+        }
+    }
+
+    /// Keeps what was calibrated at some budgets, by rising budget, for [`Self::run_at`].
+    pub fn set_budgets(&mut self, budgets: Vec<AtBudget>) {
+        self.config.budgets = budgets;
+    }
+
+    /// Runs the model at another of its budgets from here on; see [`Config::at_budget`].
+    ///
+    /// # Errors
+    /// A model without budgets, or a budget outside of them.
+    pub fn run_at(&mut self, budget: f64) -> Result<(), ConfigError> {
+        if let Some(gate) = self.config.at_budget(budget)?.gate {
+            self.set_thresholds(gate.threshold, gate.threshold_shared);
+            self.see_budget(budget);
+        }
+        Ok(())
     }
 
     /// The (skip, keep) logits that the gate of module `m` has whatever its input, [2]: the tensor

@@ -6,7 +6,7 @@ use espalier_data::{Loader, Work};
 use espalier_vit::{Cost, Structure};
 
 use super::{
-    Mode, Trainer,
+    Mode, Prepared, Trainer,
     measure::{Measured, measure},
     settle::settle,
     tests::{data, prepare},
@@ -76,9 +76,8 @@ struct Ratios {
     error_together: f64,
 }
 
-fn ratios(compress: &str) -> Ratios {
-    let prepared = prepare(&spec(compress));
-    let mut trainer = Trainer::new(&prepared).unwrap();
+fn trained(prepared: &Prepared) -> Trainer<'_> {
+    let mut trainer = Trainer::new(prepared).unwrap();
     let works = (1..=prepared.plan.total()).map(|step| Work {
         step,
         micro_batch: 0,
@@ -88,6 +87,12 @@ fn ratios(compress: &str) -> Ratios {
             .advance(&[loaded.unwrap()], &Solo::default())
             .unwrap();
     }
+    trainer
+}
+
+fn ratios(compress: &str) -> Ratios {
+    let prepared = prepare(&spec(compress));
+    let trainer = trained(&prepared);
     let cost = *trainer.cost();
     let mut model = trainer.into_model();
     let structure = model.config().structure.clone();
@@ -181,6 +186,37 @@ fn unified_by_constants() {
     meets(&ALL, |target, most| {
         both(target, most, "gate = { decide = \"constant\" }")
     });
+}
+
+/// One model, each of its calibrated budgets; whether its gates see the budget or only their threshold moves.
+#[test]
+fn several_budgets_of_one_model() {
+    for adapt in ["gates", "threshold"] {
+        let prepared = prepare(&spec(&format!(
+            "target = 0.6\nstatic_target = 0.9\n\
+             gate = {{ input = \"mean\", budgets = {{ lo = 0.4, hi = 0.8, adapt = \"{adapt}\" }} }}"
+        )));
+        let trainer = trained(&prepared);
+        let cost = *trainer.cost();
+        let mut model = trainer.into_model();
+        settle(&prepared, &mut model, &cost).unwrap();
+        let structure = model.config().structure.clone();
+        let table = model.config().budgets.clone();
+        let asked: Vec<f64> = table.iter().map(|entry| entry.budget).collect();
+        assert_eq!(asked, [0.4, 0.5, 0.6, 0.7, 0.8]);
+        for budget in asked {
+            model.run_at(budget).unwrap();
+            let ratio = |dataset| {
+                let measured = measure(&model, dataset, MEASURED, &[Mode::PerSample]).unwrap();
+                mean(&of_samples(&measured[0], &structure, &cost), 1)
+            };
+            let (settled, _) = ratio(&prepared.splits.calibration);
+            let (total, error) = ratio(prepared.validation());
+            let met = (settled - budget).abs() <= BOUND * budget
+                && (total - settled).abs() <= BOUND * budget + 3.0 * error;
+            assert!(met, "{adapt}, {budget}: {settled}, {total} off {error}");
+        }
+    }
 }
 
 #[test]

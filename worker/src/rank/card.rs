@@ -37,6 +37,28 @@ pub struct ReportCard {
     pub gates: GatesCard,
     /// Time of a forward on one thread, milliseconds; medians, the two models in turn in one process.
     pub latency_ms: LatencyCard,
+    /// What the model gives at each budget that was calibrated, by rising budget; empty where it has one. All
+    /// other figures are of `macs.target`.
+    #[serde(default)]
+    pub frontier: Vec<BudgetCard>,
+}
+
+/// The model at one of its budgets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetCard {
+    /// F_t: the MACs that were asked for, over those of the dense model.
+    pub budget: f64,
+    /// Share of the validation set classified right, every sample deciding alone.
+    pub accuracy: f64,
+    /// Hard MACs over those of the dense model, every sample deciding alone.
+    pub effective_ratio: f64,
+    /// As `accuracy`, in shared mode at an inference batch of 64.
+    pub shared_accuracy: f64,
+    /// As `effective_ratio`, in shared mode at an inference batch of 64.
+    pub shared_ratio: f64,
+    /// Different patterns of decisions that occur, every sample deciding alone.
+    pub distinct_paths: u64,
 }
 
 /// The data that was measured on.

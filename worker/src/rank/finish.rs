@@ -6,7 +6,8 @@ use espalier_onnx::ExportError;
 use espalier_vit::{Cost, Vit};
 
 use super::{
-    card::ReportCard,
+    budgets::frontier,
+    card::{BudgetCard, ReportCard},
     checkpoint::{publish, write, write_failed, write_json},
     error::TrainError,
     gates::{gated, warnings},
@@ -40,13 +41,14 @@ pub(super) fn finish(
         );
     }
 
+    let frontier = frontier(prepared, &mut model, &cost)?;
     let folder = observer.folder().join(format!("model-{step}"));
     publish(&folder, |partial| {
         model
             .save(partial)
             .map_err(|error| write_failed(partial, &error))?;
         let onnx = prepared.job.publish.onnx && export(partial, observer)?;
-        let card = describe(partial, prepared, &model, &cost, step, onnx)?;
+        let card = describe(partial, prepared, &model, &cost, step, onnx, frontier)?;
         warnings(&prepared.job.compress, model.config(), &card)
             .into_iter()
             .try_for_each(|reason| observer.warning(reason))
@@ -57,7 +59,7 @@ pub(super) fn finish(
 /// Writes the ONNX files of the model in `folder`; false, with a warning, when the model has none: it
 /// is still a model.
 fn export(folder: &Path, observer: &mut dyn Observer) -> Result<bool, TrainError> {
-    match espalier_onnx::export(folder, folder) {
+    match espalier_onnx::export(folder, folder, None) {
         Ok(_) => Ok(true),
         Err(ExportError::Io { path, source, .. }) => Err(TrainError::Write { path, source }),
         Err(refused) => {
@@ -75,10 +77,11 @@ fn describe(
     cost: &Cost,
     step: u64,
     onnx: bool,
+    frontier: Vec<BudgetCard>,
 ) -> Result<ReportCard, TrainError> {
     let bytes_dense =
         size_of_dense(folder, model.config()).map_err(|error| write_failed(folder, &error))?;
-    let card = report(prepared, model, cost, folder, bytes_dense, step)?;
+    let card = report(prepared, model, cost, folder, bytes_dense, step, frontier)?;
     write_json(&folder.join("report.json"), &card)?;
     write(
         &folder.join("README.md"),

@@ -7,7 +7,7 @@ use espalier_random::{SliceRandom as _, Stream, rng};
 use espalier_vit::{Config, Vit};
 use tch::{Kind, Tensor};
 
-use super::card::{BlockRate, ReportCard};
+use super::card::{BlockRate, BudgetCard, ReportCard};
 
 /// Whether any module has a gate.
 pub(super) fn gated(model: &Vit) -> bool {
@@ -52,6 +52,7 @@ pub(super) fn warnings(compress: &Compress, config: &Config, card: &ReportCard) 
     let misses = [
         missed(compress, gate.decide, card),
         missed_together(compress, card),
+        missed_budgets(compress.target, &card.frontier),
     ];
     collapse.into_iter().chain(misses).flatten().collect()
 }
@@ -116,6 +117,24 @@ fn missed_together(compress: &Compress, card: &ReportCard) -> Option<String> {
         format!(
             "in shared mode hard MACs are {} where {target} was asked: the mean of a batch moves whole modules, \
              and no threshold serves all sizes",
+            off.join(", ")
+        )
+    })
+}
+
+/// Calibrated budgets that hard MACs miss, besides the target.
+fn missed_budgets(target: f64, frontier: &[BudgetCard]) -> Option<String> {
+    let others = frontier.iter().filter(|at| {
+        let off = (at.effective_ratio - at.budget).abs();
+        at.budget != target && off > NOTABLE_MISS * at.budget
+    });
+    let off: Vec<String> = others
+        .map(|at| format!("{:.4} at {}", at.effective_ratio, at.budget))
+        .collect();
+    (!off.is_empty()).then(|| {
+        format!(
+            "hard MACs miss other budgets of compress.gate.budgets: {}; no threshold comes nearer on the held-out \
+             training samples, or the validation images are of another kind",
             off.join(", ")
         )
     })
@@ -198,6 +217,7 @@ mod tests {
             keep_init: 0.9,
             threshold: 0.0,
             threshold_shared: None,
+            budget: None,
         });
         config
     }
@@ -218,6 +238,24 @@ mod tests {
              always skip: blocks.0.ffn"
         );
         assert_eq!(told(&[0.0, 0.1, 0.9, 0.5]), None);
+    }
+
+    #[test]
+    fn budgets_that_are_missed_are_named_but_for_the_target() {
+        let frontier: Vec<BudgetCard> = [(0.4, 0.41), (0.5, 0.6), (0.6, 0.604), (0.7, 0.69)]
+            .map(|(budget, effective_ratio)| BudgetCard {
+                budget,
+                accuracy: 0.9,
+                effective_ratio,
+                shared_accuracy: 0.9,
+                shared_ratio: budget,
+                distinct_paths: 3,
+            })
+            .to_vec();
+        let told = missed_budgets(0.5, &frontier).unwrap();
+        let expected = "compress.gate.budgets: 0.4100 at 0.4, 0.6900 at 0.7; no threshold";
+        assert!(told.contains(expected), "{told}");
+        assert_eq!(missed_budgets(0.5, &frontier[1..3]), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod architecture_tests;
 #[cfg(test)]
 mod budget_tests;
+mod budgets;
 mod calibrate;
 mod card;
 mod checkpoint;

@@ -111,6 +111,7 @@ mod tests {
             keep_init: 0.9,
             threshold: 0.0,
             threshold_shared: None,
+            budget: None,
         };
         Cost::new(&dims(), Some(&gate))
     }

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use espalier_job::{Compress, Job, Mode, Schedule};
+use espalier_job::{Adapt, Budgets, Compress, Job, Mode, Schedule};
+use espalier_random::{Rng as _, Stream, rng};
 use espalier_vit::Budget;
 use serde::{Deserialize, Serialize};
 
@@ -133,27 +134,40 @@ fn fall(start: f64, end: f64, done: f64) -> f64 {
     start + (end - start) * done
 }
 
-/// What the resource loss asks for at a step: nothing (gamma 0) in the warm-up and in dense mode,
-/// then a ramp down from 1, then the job's targets.
+/// F_t of `step`: the job's target, or where the gates see the budget, one of their range. Of the step alone, so
+/// that all micro-batches have one and L_res stays on the means of the global batch. [ours]
+pub(super) fn target(seed: u64, step: u64, compress: &Compress) -> f64 {
+    match compress.gate.budgets {
+        Some(Budgets {
+            lo,
+            hi,
+            adapt: Adapt::Gates,
+        }) => rng(seed, Stream::Budget, step, 0).random_range(lo..=hi),
+        _ => compress.target,
+    }
+}
+
+/// What the resource loss asks for at a step of [`target`] F_t: nothing (gamma 0) in the warm-up and in dense
+/// mode, then a ramp down from 1, then F_t and the job's static target.
 ///
 /// Sequential mode prunes to static_target first; its gates then ramp from there to the target. A static
 /// target has a term of its own only while there are gates and the structure can still change. [ours]
-pub(super) fn budget(position: &Position, compress: &Compress) -> Budget {
+pub(super) fn budget(position: &Position, compress: &Compress, target: f64) -> Budget {
     let sequential = (compress.mode == Mode::Sequential)
         .then_some(compress.static_target)
         .flatten();
     let (share, from, target) = match (position.stage, sequential) {
-        (Stage::Dense, _) => (None, 1.0, compress.target),
+        (Stage::Dense, _) => (None, 1.0, target),
         (Stage::Search, _) => (
             ramped_share(position.progress(), compress),
             1.0,
-            sequential.unwrap_or(compress.target),
+            sequential.unwrap_or(target),
         ),
         (Stage::Tune, Some(pruned)) => {
             let share = ramp(position.progress(), compress.search.ramp);
-            (Some(share), pruned, compress.target)
+            (Some(share), pruned, target)
         }
-        (Stage::Tune, None) => (Some(1.0), 1.0, compress.target),
+        (Stage::Tune, None) => (Some(1.0), 1.0, target),
     };
     let ramped = |from: f64, to: f64| from - (from - to) * share.unwrap_or(0.0);
     let both = position.stage == Stage::Search && compress.mode == Mode::Unified;
@@ -262,7 +276,7 @@ mod tests {
         compress.search.warmup = 0.2;
         compress.search.ramp = 0.4;
         let unified = plan(Mode::Unified, 10, 10);
-        let at = |step| budget(&unified.at(step), &compress);
+        let at = |step| budget(&unified.at(step), &compress, 0.5);
         for step in [1, 2] {
             assert_eq!(at(step).gamma, 0.0);
             assert!(gates_open(&unified.at(step), &compress));
@@ -275,7 +289,7 @@ mod tests {
         assert!((at(5).static_target.unwrap() - 0.9).abs() < 1e-12);
         assert_eq!(at(11).static_target, None);
         let dense = plan(Mode::Dense, 10, 10);
-        assert_eq!(budget(&dense.at(20), &compress).gamma, 0.0);
+        assert_eq!(budget(&dense.at(20), &compress, 0.5).gamma, 0.0);
     }
 
     #[test]
@@ -299,7 +313,7 @@ mod tests {
             (16, 0.5),
             (20, 0.5),
         ] {
-            let asked = budget(&sequential.at(step), &compress);
+            let asked = budget(&sequential.at(step), &compress, 0.5);
             assert!((asked.target - target).abs() < 1e-12, "{step}: {asked:?}");
             assert_eq!(asked.static_target, None);
         }
@@ -321,6 +335,38 @@ mod tests {
         assert_eq!(rates[..3], [0.5, 1.0, 1.0]);
         assert!(rates[2..].windows(2).all(|pair| pair[0] > pair[1]));
         assert!(rates[9] > 0.1 && rates[9] < 0.2);
+    }
+
+    #[test]
+    fn targets_are_drawn_where_gates_see_them() {
+        let mut compress = Compress {
+            target: 0.5,
+            ..Compress::default()
+        };
+        let drawn = |compress: &Compress, seed| -> Vec<f64> {
+            (1..=400).map(|step| target(seed, step, compress)).collect()
+        };
+        assert_eq!(drawn(&compress, 1), [0.5; 400]);
+        let mut budgets = Budgets {
+            lo: 0.4,
+            hi: 0.8,
+            adapt: Adapt::Threshold,
+        };
+        compress.gate.budgets = Some(budgets);
+        assert_eq!(drawn(&compress, 1), [0.5; 400]);
+        budgets.adapt = Adapt::Gates;
+        compress.gate.budgets = Some(budgets);
+        let first = drawn(&compress, 1);
+        assert_eq!(first, drawn(&compress, 1));
+        assert_ne!(first, drawn(&compress, 2));
+        assert!(first.iter().all(|&target| budgets.contains(target)));
+        // Every tenth of the range has its share.
+        for tenth in 0..10 {
+            let from = 0.4 + 0.04 * f64::from(tenth);
+            let inside = |&&target: &&f64| target >= from && target < from + 0.04;
+            let count = first.iter().filter(inside).count();
+            assert!((15..=70).contains(&count), "{count} from {from}");
+        }
     }
 
     proptest! {

@@ -221,7 +221,7 @@ fn gate(job: &Job, dims: &Dims) -> Option<GateConfig> {
     compress
         .mode
         .gates()
-        .then(|| GateConfig::from_job(&compress.gate, dims))
+        .then(|| GateConfig::from_job(&compress.gate, compress.target, dims))
 }
 
 /// The whole model of a job, with gates where its mode has them from the first step.

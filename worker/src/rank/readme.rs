@@ -28,7 +28,7 @@ pub(super) fn readme(prepared: &Prepared, model: &Vit, card: &ReportCard, onnx: 
     format!(
         "# {name}\n\n\
          A vision transformer of width {width} and {depth} blocks for images of {side} by {side} pixels, \
-         compressed by Espalier (job {job}, {step} steps). {gates}\n\n\
+         compressed by Espalier (job {job}, {step} steps). {gates}{budgets}\n\n\
          | | dense | this model |\n|---|---|---|\n\
          | parameters | {params_dense} | {params} |\n\
          | bytes of weights | {bytes_dense} | {bytes} |\n\
@@ -55,7 +55,20 @@ pub(super) fn readme(prepared: &Prepared, model: &Vit, card: &ReportCard, onnx: 
         macs = card.macs.effective,
         ratio = percent(card.macs.effective_ratio),
         accuracy = percent(card.accuracy.per_sample),
+        budgets = budgets(card),
         loading = loading(model.config(), onnx),
+    )
+}
+
+/// At which budgets the model can be run, where it has several.
+fn budgets(card: &ReportCard) -> String {
+    let [first, .., last] = card.frontier.as_slice() else {
+        return String::new();
+    };
+    format!(
+        " It can be run at any budget from {} to {} of the dense model's MACs (`espalier eval . --budget B`); the \
+         figures here are of {}.",
+        first.budget, last.budget, card.macs.target
     )
 }
 

@@ -6,7 +6,9 @@ use espalier_vit::{Config, Cost, Structure, Vit, WeightsError, save_tensors};
 use tch::Device;
 
 use super::{
-    card::{AccuracyCard, ByBatch, DatasetCard, GatesCard, MacsCard, ParamsCard, ReportCard},
+    card::{
+        AccuracyCard, BudgetCard, ByBatch, DatasetCard, GatesCard, MacsCard, ParamsCard, ReportCard,
+    },
     error::TrainError,
     gates::{block_rates, gated, paths, shuffled},
     latency::latency,
@@ -18,7 +20,7 @@ use super::{
 /// measured in one pass.
 const SHARED: [usize; 5] = [2, 8, 32, 64, 256];
 
-/// The card of `model`, whose files are in `folder`.
+/// The card of `model`, whose files are in `folder`. `frontier` is of [`super::budgets::frontier`].
 ///
 /// # Errors
 /// An image that cannot be read.
@@ -29,6 +31,7 @@ pub(super) fn report(
     folder: &Path,
     bytes_dense: u64,
     step: u64,
+    frontier: Vec<BudgetCard>,
 ) -> Result<ReportCard, TrainError> {
     let validation = prepared.validation();
     let run = |modes: &[Mode<'_>]| {
@@ -93,6 +96,7 @@ pub(super) fn report(
             shuffle_gain,
         },
         latency_ms: latency(model, validation).map_err(TrainError::Data)?,
+        frontier,
     })
 }
 

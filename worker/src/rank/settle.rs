@@ -1,10 +1,11 @@
 //! After training: what the gates decide at inference is settled so that hard MACs meet the target.
 
-use espalier_job::DecideBy;
-use espalier_vit::{BlockStructure, Cost, Structure, Vit};
+use espalier_job::{Budgets, DecideBy};
+use espalier_vit::{AtBudget, BlockStructure, Cost, GateConfig, Structure, Vit};
 use tch::{Tensor, no_grad};
 
 use super::{
+    budgets,
     calibrate::{Calibration, Look, calibrate},
     error::TrainError,
     measure::{Measured, Mode, measure},
@@ -23,7 +24,7 @@ const TOGETHER: usize = 32;
 /// Logits by which a gate that sees no input is moved out of the threshold's way.
 const ASIDE: f64 = 64.0;
 
-/// Settles the gates of `model` on held-out training samples.
+/// Settles the gates of `model` on held-out training samples, at the job's target and then at its other budgets.
 ///
 /// Gates that see their input get the threshold at which the target is met. Where that fails because some
 /// are constant all the same (as on a CLS token that no attention has shown the image yet), these get the likeliest
@@ -36,9 +37,13 @@ pub(super) fn settle(
     model: &mut Vit,
     cost: &Cost,
 ) -> Result<Calibration, TrainError> {
-    let alone = settle_alone(prepared, model, cost)?;
+    let target = prepared.job.compress.target;
+    let alone = settle_alone(prepared, model, cost, target)?;
     if model.config().gate.map(|gate| gate.decide) == Some(DecideBy::Input) {
-        settle_together(prepared, model, cost)?;
+        settle_together(prepared, model, cost, target)?;
+    }
+    if let Some(asked) = prepared.job.compress.gate.budgets {
+        settle_budgets(prepared, model, cost, &asked)?;
     }
     Ok(alone)
 }
@@ -48,13 +53,13 @@ fn settle_alone(
     prepared: &Prepared,
     model: &mut Vit,
     cost: &Cost,
+    target: f64,
 ) -> Result<Calibration, TrainError> {
-    let target = prepared.job.compress.target;
     let decide = model.config().gate.map(|gate| gate.decide);
     if decide == Some(DecideBy::Constant) {
         return Ok(settle_constants(model, cost, target));
     }
-    let found = threshold(prepared, model, cost)?;
+    let found = threshold(prepared, model, cost, target)?;
     if found.meets(target) {
         return Ok(found);
     }
@@ -62,7 +67,7 @@ fn settle_alone(
     let Some(before) = set_aside(model, &fixed, cost, target, found.threshold) else {
         return Ok(found);
     };
-    let beside = threshold(prepared, model, cost)?;
+    let beside = threshold(prepared, model, cost, target)?;
     if (beside.ratio - target).abs() < (found.ratio - target).abs() {
         return Ok(beside);
     }
@@ -77,8 +82,12 @@ fn settle_alone(
 ///
 /// The means of batches lie closer together than the margins of samples, so where few samples are far from the
 /// others, as in gates that hardly look, the two modes meet the target at different thresholds.
-fn settle_together(prepared: &Prepared, model: &mut Vit, cost: &Cost) -> Result<(), TrainError> {
-    let target = prepared.job.compress.target;
+fn settle_together(
+    prepared: &Prepared,
+    model: &mut Vit,
+    cost: &Cost,
+    target: f64,
+) -> Result<(), TrainError> {
     let alone = model.config().gate.map_or(0.0, |gate| gate.threshold);
     let mut first = None;
     let found = calibrate(alone, target, |threshold| {
@@ -91,6 +100,38 @@ fn settle_together(prepared: &Prepared, model: &mut Vit, cost: &Cost) -> Result<
     let same = first.is_none_or(|first| (first - target).abs() <= (found.ratio - target).abs());
     model.set_thresholds(alone, (!same).then_some(found.threshold));
     Ok(())
+}
+
+/// The other budgets: thresholds alone, of gates that are what the job's target made of them, for each of
+/// [`budgets::calibrated`]. The model is left at the job's target.
+fn settle_budgets(
+    prepared: &Prepared,
+    model: &mut Vit,
+    cost: &Cost,
+    asked: &Budgets,
+) -> Result<(), TrainError> {
+    let target = prepared.job.compress.target;
+    let settled = model.config().gate;
+    let entry = |gate: &GateConfig, budget| AtBudget {
+        budget,
+        threshold: gate.threshold,
+        threshold_shared: gate.threshold_shared,
+    };
+    let mut table = Vec::new();
+    for budget in budgets::calibrated(asked, target) {
+        if budget == target {
+            table.extend(settled.map(|gate| entry(&gate, budget)));
+            continue;
+        }
+        model.see_budget(budget);
+        threshold(prepared, model, cost, budget)?;
+        settle_together(prepared, model, cost, budget)?;
+        table.extend(model.config().gate.map(|gate| entry(&gate, budget)));
+    }
+    model.set_budgets(table);
+    model
+        .run_at(target)
+        .map_err(|error| TrainError::Machine(error.to_string()))
 }
 
 /// Opens and closes constant gates by the likeliest pattern that meets the target.
@@ -182,9 +223,14 @@ fn set_aside(
 }
 
 /// The calibrated threshold of the gates as they are.
-fn threshold(prepared: &Prepared, model: &mut Vit, cost: &Cost) -> Result<Calibration, TrainError> {
+fn threshold(
+    prepared: &Prepared,
+    model: &mut Vit,
+    cost: &Cost,
+    target: f64,
+) -> Result<Calibration, TrainError> {
     let start = model.config().gate.map_or(0.0, |gate| gate.threshold);
-    let found = calibrate(start, prepared.job.compress.target, |threshold| {
+    let found = calibrate(start, target, |threshold| {
         model.set_threshold(threshold);
         let measured = look(prepared, model, Mode::PerSample)?;
         Ok::<_, TrainError>(as_look(model, cost, &measured))

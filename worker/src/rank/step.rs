@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use super::{
     flat::Flat,
     objective::{Global, Labels, Objective, Part, sums},
-    plan::{Plan, alpha_tau, budget, gates_open},
+    plan::{self, Plan, alpha_tau, budget, gates_open},
 };
 
 /// How long a rank waits for the others. Rank 0 may itself be waiting for a checkpoint to be
@@ -160,11 +160,16 @@ impl Setting<'_> {
         (1.0 / rate - 1.0).ln()
     }
 
+    /// F_t of the step.
+    pub(super) fn target(&self) -> f64 {
+        plan::target(self.job.train.seed, self.step, &self.job.compress)
+    }
+
     fn objective(&self) -> Objective<'_> {
         Objective {
             train: &self.job.train,
             cost: self.cost,
-            budget: budget(&self.plan.at(self.step), &self.job.compress),
+            budget: budget(&self.plan.at(self.step), &self.job.compress, self.target()),
             information: self.job.compress.gate.information,
         }
     }

@@ -84,6 +84,14 @@ fn sequential() -> String {
     format!("mode = \"sequential\"\n{UNIFIED}")
 }
 
+/// Gates that see the budget.
+fn budgets() -> String {
+    UNIFIED.replace(
+        "input = \"mean\"",
+        "input = \"mean\", budgets = { lo = 0.5, hi = 0.75 }",
+    )
+}
+
 pub(super) fn prepare(spec: &str) -> Prepared {
     tch::set_num_threads(1);
     Prepared::new("job-1", spec, &Assets::default(), 0).unwrap()
@@ -197,6 +205,7 @@ fn the_number_of_ranks_changes_nothing() {
     same_on_ranks(&spec(&switched(), ""), &[2, 4]);
     same_on_ranks(&spec(&sequential(), ""), &[4]);
     same_on_ranks(&random, &[4]);
+    same_on_ranks(&spec(&budgets(), ""), &[4]);
 }
 
 fn same_on_ranks(spec: &str, worlds: &[u32]) {
@@ -222,7 +231,7 @@ fn same_on_ranks(spec: &str, worlds: &[u32]) {
 #[test]
 fn going_on_from_a_checkpoint_is_never_having_stopped() {
     resumes_as_if_never_stopped(&changed(&spec(UNIFIED, "ema_decay = 0.9\nmix = {}")));
-    for compress in [&sequential(), &switched()] {
+    for compress in [&sequential(), &switched(), &budgets()] {
         resumes_as_if_never_stopped(&spec(compress, "ema_decay = 0.9"));
     }
 }
@@ -303,6 +312,7 @@ fn the_published_model_gives_the_figures_of_its_card() {
         format: None,
         batch,
         mode,
+        budget: None,
         json: true,
     };
     let per_sample = evaluate(&args(GateMode::PerSample, 64)).unwrap();
@@ -311,6 +321,48 @@ fn the_published_model_gives_the_figures_of_its_card() {
     let shared = evaluate(&args(GateMode::Shared, 8)).unwrap();
     assert_eq!(shared.accuracy, card.accuracy.shared["8"]);
     assert_eq!(shared.macs.effective, card.macs.by_batch["8"]);
+}
+
+#[test]
+fn a_model_of_several_budgets_gives_the_figures_of_its_card_at_each() {
+    let (_folder, dir, card, _) = finished(&budgets());
+    let asked: Vec<f64> = card.frontier.iter().map(|at| at.budget).collect();
+    assert_eq!(asked, [0.5, 0.5625, 0.6, 0.625, 0.6875, 0.75]);
+    let own = &card.frontier[2];
+    assert_eq!(own.accuracy, card.accuracy.per_sample);
+    assert_eq!(own.effective_ratio, card.macs.effective_ratio);
+    assert_eq!(own.shared_accuracy, card.accuracy.shared["64"]);
+    let args = |budget| EvalArgs {
+        dir: dir.clone(),
+        data: None,
+        format: None,
+        batch: 64,
+        mode: GateMode::PerSample,
+        budget,
+        json: true,
+    };
+    let untold = evaluate(&args(None)).unwrap();
+    assert_eq!(untold.macs.effective_ratio, own.effective_ratio);
+    for at in [&card.frontier[0], &card.frontier[5]] {
+        let found = evaluate(&args(Some(at.budget))).unwrap();
+        assert_eq!(found.accuracy, at.accuracy);
+        assert_eq!(found.macs.effective_ratio, at.effective_ratio);
+    }
+    let refused = format!("{:#}", evaluate(&args(Some(0.9))).unwrap_err());
+    assert!(
+        refused.ends_with("0.9 is not one of the model's budgets, 0.5 to 0.75"),
+        "{refused}"
+    );
+    let readme = std::fs::read_to_string(dir.join("README.md")).unwrap();
+    assert!(readme.contains("any budget from 0.5 to 0.75"), "{readme}");
+
+    let onnx = |budget| {
+        let out = tempfile::tempdir().unwrap();
+        let written = espalier_onnx::export(&dir, out.path(), budget).unwrap();
+        std::fs::read(&written[0]).unwrap()
+    };
+    assert_eq!(onnx(None), onnx(Some(0.6)));
+    assert_ne!(onnx(None), onnx(Some(0.5)));
 }
 
 #[test]
@@ -368,10 +420,13 @@ fn what_decides_is_on_the_card_and_in_the_folder() {
         format: None,
         batch: 8,
         mode: GateMode::Shared,
+        budget: None,
         json: true,
     });
     assert_eq!(again.unwrap().macs.effective, random.macs.by_batch["8"]);
-    let refused = espalier_onnx::export(&dir, &dir).unwrap_err().to_string();
+    let refused = espalier_onnx::export(&dir, &dir, None)
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("gate.decide: random gates"), "{refused}");
 }
 

@@ -306,7 +306,12 @@ impl<'a> Trainer<'a> {
         // A function of the step alone, so that it needs no place in a checkpoint.
         let threshold = self.setting(step).threshold();
         self.model.set_threshold(threshold);
-        let outcome = match step::run(&self.setting(step), own, world) {
+        // F_t itself, whatever the ramp asks for so far, so that gates never see what they were not made for.
+        self.model.see_budget(self.setting(step).target());
+        let outcome = step::run(&self.setting(step), own, world);
+        // Between two steps, and in the end, the model is one of the job's budget.
+        self.model.see_budget(job.compress.target);
+        let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 // The step may be run again: then it is ranked again, by the same figures.

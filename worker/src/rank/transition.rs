@@ -60,9 +60,9 @@ fn choose(model: &Vit, search: &Search, cost: &Cost, compress: &Compress) -> Cho
 }
 
 /// Where F / F_full may be with every gate open. Gates can only skip, so a gated model must have at
-/// least its target before they do, and never more than its static target or the dense model.
+/// least its (greatest) target before they do, and never more than its static target or the dense model.
 pub(super) fn static_budget(compress: &Compress) -> RangeInclusive<f64> {
-    let target = compress.target;
+    let target = compress.greatest_target();
     match (compress.mode, compress.static_target) {
         (Mode::Static, _) => target * (1.0 - STATIC_TOLERANCE)..=target * (1.0 + STATIC_TOLERANCE),
         // Where the two targets are one, a little less, so that there is a choice.
@@ -76,6 +76,8 @@ pub(super) fn static_budget(compress: &Compress) -> RangeInclusive<f64> {
 
 #[cfg(test)]
 mod tests {
+    use espalier_job::{Adapt, Budgets};
+
     use super::*;
 
     #[test]
@@ -89,6 +91,14 @@ mod tests {
         assert_eq!(static_budget(&compress), 0.75 * 0.99..=0.75);
         compress.static_target = Some(0.5);
         assert_eq!(static_budget(&compress), 0.4975..=0.5);
+        compress.gate.budgets = Some(Budgets {
+            lo: 0.4,
+            hi: 0.7,
+            adapt: Adapt::Gates,
+        });
+        compress.static_target = None;
+        assert_eq!(static_budget(&compress), 0.7..=1.0);
+        compress.gate.budgets = None;
         compress.mode = Mode::Static;
         assert_eq!(static_budget(&compress), 0.495..=0.505);
     }

@@ -30,19 +30,20 @@ fn write(args: &ExportArgs) -> Result<Vec<PathBuf>, Failure> {
         folder,
         layout,
         out,
+        budget,
         ..
     } = args;
     match layout {
-        None => onnx(folder, out.as_ref().unwrap_or(folder)),
+        None => onnx(folder, out.as_ref().unwrap_or(folder), *budget),
         Some(Layout::Timm) => laid_out(folder, out, espalier_layout::Layout::Timm, "timm"),
         Some(Layout::Hf) => laid_out(folder, out, espalier_layout::Layout::HuggingFace, "hf"),
     }
 }
 
-fn onnx(folder: &Path, out: &Path) -> Result<Vec<PathBuf>, Failure> {
+fn onnx(folder: &Path, out: &Path, budget: Option<f64>) -> Result<Vec<PathBuf>, Failure> {
     fs::create_dir_all(out)
         .with_context(|| format!("{}: cannot make the folder", out.display()))?;
-    espalier_onnx::export(folder, out).map_err(|error| match error {
+    espalier_onnx::export(folder, out, budget).map_err(|error| match error {
         ExportError::Io { .. } => Failure::Other(error.into()),
         refused => Failure::Usage(refused.to_string()),
     })

@@ -1,10 +1,15 @@
 use espalier_job::{Architecture, Average, DecideBy, Distilled, GateInput, QkScale, Stem};
 use espalier_random::{Rng as _, StandardNormal, Stream, rng};
-use espalier_vit::{BlockStructure, Config, Dims, GateConfig, Structure, Vit};
+use espalier_vit::{
+    AtBudget, BlockStructure, Config, Dims, GateBudget, GateConfig, Structure, Vit,
+};
 use tch::{Device, Tensor, no_grad};
 
 /// Samples of each kept checkpoint.
 pub(crate) const BATCH: i64 = 8;
+
+/// The budget that kept checkpoints with several are run at besides their own: between two calibrated ones.
+pub(crate) const OTHER_BUDGET: f64 = 0.45;
 
 /// A checkpoint that is kept: its folder's name and what the model is.
 pub(crate) struct Kept {
@@ -16,7 +21,7 @@ pub(crate) struct Kept {
 
 /// Between them: every stem, every kind of gate, every option of the architecture, and modules that
 /// are whole, sliced and dropped.
-pub(crate) fn kept() -> [Kept; 5] {
+pub(crate) fn kept() -> [Kept; 6] {
     let plain = Architecture::default();
     let t2t = Dims {
         image_size: 32,
@@ -65,6 +70,31 @@ pub(crate) fn kept() -> [Kept; 5] {
                     ..gate(GateInput::Cls, Average::Logits, 0.0)
                 }),
             ),
+        },
+        Kept {
+            name: "gated-budgets",
+            noise: 900,
+            config: Config {
+                budgets: [(0.4, 0.75, Some(0.5)), (0.6, 0.25, None), (0.8, -0.5, None)]
+                    .map(|(budget, threshold, threshold_shared)| AtBudget {
+                        budget,
+                        threshold,
+                        threshold_shared,
+                    })
+                    .to_vec(),
+                ..config(
+                    dims(plain),
+                    [(2, 24), (3, 16), (1, 32)],
+                    Some(GateConfig {
+                        budget: Some(GateBudget {
+                            lo: 0.4,
+                            hi: 0.8,
+                            target: 0.6,
+                        }),
+                        ..gate(GateInput::Mean, Average::Logits, 0.25)
+                    }),
+                )
+            },
         },
         Kept {
             name: "gated-constant",
@@ -138,6 +168,7 @@ fn gate(input: GateInput, average: Average, threshold: f64) -> GateConfig {
         keep_init: 0.6,
         threshold,
         threshold_shared: None,
+        budget: None,
     }
 }
 
@@ -151,6 +182,7 @@ fn config(dims: Dims, blocks: [(i64, i64); 3], gate: Option<GateConfig>) -> Conf
                 .to_vec(),
         },
         gate,
+        budgets: Vec::new(),
         mean: vec![0.5; channels],
         std: vec![0.25; channels],
     }

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::kept::kept;
+use crate::kept::{OTHER_BUDGET, kept};
 use crate::stored::folder;
 
 /// ONNX Runtime gives the model's own logits and decisions: the batch deciding as one, each sample
@@ -17,20 +17,28 @@ fn onnx_runtime_computes_what_the_model_does() {
     );
     for kept in kept() {
         let folder = folder(&kept);
-        let out = tempfile::tempdir().unwrap();
-        let written = espalier_onnx::export(&folder, out.path()).unwrap();
-        assert_eq!(written.len(), 1 + usize::from(kept.config.gate.is_some()));
-        let ran = Command::new(&interpreter)
-            .arg(manifest.join("tests/checkpoints/onnx_check.py"))
-            .args([&folder, out.path()])
-            .output()
-            .unwrap();
-        assert!(
-            ran.status.success(),
-            "{}: {}{}",
-            kept.name,
-            String::from_utf8_lossy(&ran.stdout),
-            String::from_utf8_lossy(&ran.stderr)
-        );
+        let several = !kept.config.budgets.is_empty();
+        let budgets = [
+            Some((None, "")),
+            several.then_some((Some(OTHER_BUDGET), "other_budget.")),
+        ];
+        for (budget, prefix) in budgets.into_iter().flatten() {
+            let out = tempfile::tempdir().unwrap();
+            let written = espalier_onnx::export(&folder, out.path(), budget).unwrap();
+            assert_eq!(written.len(), 1 + usize::from(kept.config.gate.is_some()));
+            let ran = Command::new(&interpreter)
+                .arg(manifest.join("tests/checkpoints/onnx_check.py"))
+                .args([&folder, out.path()])
+                .arg(prefix)
+                .output()
+                .unwrap();
+            assert!(
+                ran.status.success(),
+                "{} {prefix}: {}{}",
+                kept.name,
+                String::from_utf8_lossy(&ran.stdout),
+                String::from_utf8_lossy(&ran.stderr)
+            );
+        }
     }
 }

@@ -1,4 +1,5 @@
-"""onnx_check.py CHECKPOINT OUT: the ONNX files in OUT against what the model computes for the checkpoint."""
+"""onnx_check.py CHECKPOINT OUT PREFIX: the ONNX files in OUT against what the model computes for the checkpoint,
+under names that begin with PREFIX."""
 
 import json
 import re
@@ -63,9 +64,10 @@ def check_skipping(path: Path, pixels: np.ndarray, decisions: np.ndarray) -> Non
     assert run == kept, f"ran {sorted(run)}, kept {sorted(kept)}"
 
 
-def main(checkpoint: Path, out: Path) -> None:
-    expected = load_file(checkpoint / "expected.safetensors")
-    pixels = expected["pixels"]
+def main(checkpoint: Path, out: Path, prefix: str) -> None:
+    stored = load_file(checkpoint / "expected.safetensors")
+    pixels = stored["pixels"]
+    expected = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
     batch = len(pixels)
 
     model = Model(out / "model.onnx")
@@ -85,4 +87,4 @@ def main(checkpoint: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

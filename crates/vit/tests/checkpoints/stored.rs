@@ -5,9 +5,10 @@ use espalier_job::DecideBy;
 use espalier_vit::{GateConfig, Param, ParamKind, Routing, Vit, load_tensors, save_tensors};
 use tch::{Device, Tensor, no_grad};
 
-use crate::kept::{Kept, kept};
+use crate::kept::{Kept, OTHER_BUDGET, kept};
 
-/// Beside `config.json` and `model.safetensors`: `pixels`, and `logits` and `decisions` of each mode.
+/// Beside `config.json` and `model.safetensors`: `pixels`, and `logits` and `decisions` of each mode; those at
+/// [`OTHER_BUDGET`] below `other_budget`.
 const EXPECTED: &str = "expected.safetensors";
 
 pub(crate) fn folder(kept: &Kept) -> PathBuf {
@@ -27,8 +28,8 @@ fn the_kept_checkpoints_are_what_the_model_computes() {
         let vit = Vit::open(&folder, Device::Cpu).unwrap();
         assert_eq!(vit.config(), &kept.config, "{}", kept.name);
         let stored = load_tensors(&folder.join(EXPECTED), Device::Cpu).unwrap();
-        for (name, computed) in expected(&vit, &stored["pixels"]) {
-            let distance = (&stored[name] - computed).abs().max().double_value(&[]);
+        for (name, computed) in expected(vit, &stored["pixels"]) {
+            let distance = (&stored[&name] - computed).abs().max().double_value(&[]);
             assert!(distance <= 1e-4, "{}: {name} is {distance} off", kept.name);
         }
     }
@@ -44,6 +45,13 @@ fn gates_of_the_kept_checkpoints_differ_from_sample_to_sample() {
     {
         let stored = load_tensors(&folder(kept).join(EXPECTED), Device::Cpu).unwrap();
         let decisions_BM = &stored["per_sample.decisions"];
+        if let Some(others_BM) = stored.get("other_budget.per_sample.decisions") {
+            assert_ne!(
+                others_BM, decisions_BM,
+                "{}: the budget changes nothing",
+                kept.name
+            );
+        }
         let rate_M = decisions_BM.mean_dim(0, false, None);
         let split = rate_M.gt(0.0).logical_and(&rate_M.lt(1.0));
         let split = split.sum(None).int64_value(&[]);
@@ -64,12 +72,12 @@ fn write(kept: &Kept, folder: &Path) {
     let vit = kept.model();
     vit.save(folder).unwrap();
     let pixels = kept.pixels();
-    let mut tensors = expected(&vit, &pixels);
-    tensors.push(("pixels", pixels));
+    let mut tensors = expected(vit, &pixels);
+    tensors.push(("pixels".to_owned(), pixels));
     let params: Vec<Param> = tensors
         .into_iter()
         .map(|(name, tensor)| Param {
-            name: name.to_owned(),
+            name,
             tensor,
             // Not kept in a file.
             kind: ParamKind::Weight { decay: false },
@@ -78,13 +86,26 @@ fn write(kept: &Kept, folder: &Path) {
     save_tensors(&folder.join(EXPECTED), &params).unwrap();
 }
 
-fn expected(vit: &Vit, pixels: &Tensor) -> Vec<(&'static str, Tensor)> {
-    let per_sample = no_grad(|| vit.forward(pixels, &Routing::PerSample));
-    let shared = no_grad(|| vit.forward(pixels, &Routing::Shared));
-    vec![
-        ("per_sample.logits", per_sample.logits_BK),
-        ("per_sample.decisions", per_sample.decisions_BM),
-        ("shared.logits", shared.logits_BK),
-        ("shared.decisions", shared.decisions_BM),
-    ]
+fn expected(mut vit: Vit, pixels: &Tensor) -> Vec<(String, Tensor)> {
+    let mut tensors = of_modes(&vit, pixels, "");
+    if !vit.config().budgets.is_empty() {
+        vit.run_at(OTHER_BUDGET).unwrap();
+        tensors.extend(of_modes(&vit, pixels, "other_budget."));
+    }
+    tensors
+}
+
+fn of_modes(vit: &Vit, pixels: &Tensor, prefix: &str) -> Vec<(String, Tensor)> {
+    let modes = [
+        ("per_sample", Routing::PerSample),
+        ("shared", Routing::Shared),
+    ];
+    let computed = modes.into_iter().flat_map(|(mode, routing)| {
+        let output = no_grad(|| vit.forward(pixels, &routing));
+        [
+            (format!("{prefix}{mode}.logits"), output.logits_BK),
+            (format!("{prefix}{mode}.decisions"), output.decisions_BM),
+        ]
+    });
+    computed.collect()
 }

@@ -1,6 +1,6 @@
 use espalier_job::{Architecture, Average, DecideBy, Distilled, GateInput, QkScale, Stem};
 use espalier_random::{Rng as _, StandardNormal, Stream, rng};
-use espalier_vit::{Config, Dims, GateConfig, Vit};
+use espalier_vit::{Config, Dims, GateBudget, GateConfig, Vit};
 use tch::{Device, Tensor, no_grad};
 
 /// A grey image of 28 pixels in patches of 7: 17 tokens, CLS included.
@@ -63,6 +63,19 @@ pub(crate) fn gates(input: GateInput, average: Average) -> GateConfig {
         keep_init: 0.6,
         threshold: 0.0,
         threshold_shared: None,
+        budget: None,
+    }
+}
+
+/// The same gates, trained for budgets of 0.4 to 0.8 and run at 0.6.
+pub(crate) fn seeing_budget(gate: GateConfig) -> GateConfig {
+    GateConfig {
+        budget: Some(GateBudget {
+            lo: 0.4,
+            hi: 0.8,
+            target: 0.6,
+        }),
+        ..gate
     }
 }
 

@@ -2,6 +2,7 @@
 // The exemption for tests does not reach their helpers.
 #![allow(non_snake_case, clippy::expect_used, clippy::unwrap_used)]
 
+mod budgets;
 mod common;
 mod distillation;
 mod import;

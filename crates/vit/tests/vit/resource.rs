@@ -7,7 +7,7 @@ use espalier_vit::{
 };
 use tch::{Device, Kind, Tensor};
 
-use crate::common::{assert_close, dims, families, gated, gates, images};
+use crate::common::{assert_close, dims, families, gated, gates, images, seeing_budget};
 
 const BUDGET: Budget = Budget {
     target: 0.4,
@@ -162,6 +162,7 @@ fn parameters_counted_are_the_learnable_parameters_there_are() {
         for gate in [
             None,
             by(DecideBy::Input),
+            Some(seeing_budget(gate)),
             by(DecideBy::Constant),
             by(DecideBy::Random),
         ] {
