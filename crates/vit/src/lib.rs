@@ -57,6 +57,7 @@ mod search;
 mod slice;
 mod stem;
 mod taylor;
+mod tile;
 mod vit;
 mod weights;
 
