@@ -19,7 +19,7 @@ impl Tile {
                 let _ = x_SND.g_add_(&y_SND);
             }
             Self::Scattered(index_S) => {
-                let y_SND = module(&x_BND.index_select(0, index_S));
+                let y_SND = module(&x_BND.index_select(0, index_S)).to_kind(x_BND.kind());
                 let _ = x_BND.index_add_(0, index_S, &y_SND);
             }
         }

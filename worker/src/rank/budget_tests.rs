@@ -88,7 +88,7 @@ fn ratios(compress: &str) -> Ratios {
             .advance(&[loaded.unwrap()], &Solo::default())
             .unwrap();
     }
-    let cost = *trainer.cost();
+    let cost = trainer.cost().clone();
     let mut model = trainer.into_model();
     let structure = model.config().structure.clone();
     let fixed = cost.static_macs(&structure) / cost.dense();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use espalier_onnx::ExportError;
-use espalier_vit::{Cost, Vit};
+use espalier_vit::Vit;
 
 use super::{
     card::ReportCard,
@@ -29,9 +29,9 @@ pub(super) fn finish(
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
     let step = trainer.step();
-    let cost = *trainer.cost();
     let mut model = trainer.into_model();
     if gated(&model) {
+        let cost = prepared.cost(model.config().gate.as_ref());
         let found = settle(prepared, &mut model, &cost)?;
         tracing::info!(
             threshold = found.threshold,
@@ -46,7 +46,7 @@ pub(super) fn finish(
             .save(partial)
             .map_err(|error| write_failed(partial, &error))?;
         let onnx = prepared.job.publish.onnx && export(partial, observer)?;
-        let card = describe(partial, prepared, &model, &cost, step, onnx)?;
+        let card = describe(partial, prepared, &model, step, onnx)?;
         warnings(&prepared.job.compress, model.config(), &card)
             .into_iter()
             .try_for_each(|reason| observer.warning(reason))
@@ -72,13 +72,12 @@ fn describe(
     folder: &Path,
     prepared: &Prepared,
     model: &Vit,
-    cost: &Cost,
     step: u64,
     onnx: bool,
 ) -> Result<ReportCard, TrainError> {
     let bytes_dense =
         size_of_dense(folder, model.config()).map_err(|error| write_failed(folder, &error))?;
-    let card = report(prepared, model, cost, folder, bytes_dense, step)?;
+    let card = report(prepared, model, folder, bytes_dense, step)?;
     write_json(&folder.join("report.json"), &card)?;
     write(
         &folder.join("README.md"),

@@ -5,8 +5,10 @@
 mod common;
 mod distillation;
 mod import;
+mod latency;
 mod layout;
 mod modes;
+mod precision;
 mod pruning;
 mod reference;
 mod resource;
