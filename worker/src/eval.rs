@@ -13,7 +13,8 @@ use serde::Serialize;
 use tch::Device;
 
 use crate::{
-    args::{EvalArgs, Format, GateMode},
+    args::{EvalArgs, Format, GateMode, Precision},
+    flips::{Flips, flips},
     rank::{Measured, Mode, ReportCard, chain, measure, use_one_thread},
 };
 
@@ -35,8 +36,21 @@ pub struct Evaluation {
     pub samples: u64,
     /// Multiply-accumulates for one image.
     pub macs: Macs,
+    /// What modules computed in: "f32" or "bf16".
+    pub precision: &'static str,
+    /// How f32 does on the same data, where it was not f32.
+    pub against_f32: Option<AgainstF32>,
     /// Digest of the validation data.
     pub validation_digest: String,
+}
+
+/// How the model does in f32, and what another precision changed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AgainstF32 {
+    /// Share of samples classified right in f32.
+    pub accuracy: f64,
+    /// Decisions of the gates that differ.
+    pub flips: Flips,
 }
 
 /// Multiply-accumulates for one image, hard.
@@ -69,6 +83,12 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
             evaluation.mode,
             evaluation.batch
         );
+        if let Some(f32) = &evaluation.against_f32 {
+            println!(
+                "in {}; in f32 accuracy {:.4}, and {:.4} of the gates' decisions differ",
+                evaluation.precision, f32.accuracy, f32.flips.rate
+            );
+        }
     }
     Ok(())
 }
@@ -78,40 +98,43 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn evaluate(args: &EvalArgs) -> anyhow::Result<Evaluation> {
-    let mut model =
-        Vit::open(&args.dir, Device::Cpu).map_err(|error| anyhow::anyhow!(chain(&error)))?;
-    if let Some(budget) = args.budget {
-        let moved = model.run_at(budget);
-        moved.with_context(|| format!("{}: --budget", args.dir.display()))?;
-    }
-    let card = read_card(&args.dir)?;
-    let data = data(args, model.config(), card.as_ref())?;
-    let dims = &model.config().dims;
-    let shape = Shape {
-        channels: dims.channels as usize,
-        image_size: dims.image_size as usize,
-        classes: dims.classes as usize,
+    let open = || -> anyhow::Result<Vit> {
+        let mut model =
+            Vit::open(&args.dir, Device::Cpu).map_err(|error| anyhow::anyhow!(chain(&error)))?;
+        if let Some(budget) = args.budget {
+            let moved = model.run_at(budget);
+            moved.with_context(|| format!("{}: --budget", args.dir.display()))?;
+        }
+        Ok(model)
     };
-    let validation = Dataset::validation(&data, shape, loaders(None, 1))
-        .context("opening the validation data")?;
-    if let Some(card) = &card
-        && card.dataset.validation_digest != validation.digest()
-    {
-        tracing::warn!(
-            report_card = card.dataset.validation_digest,
-            here = validation.digest(),
-            "the validation data is not that of the report card"
-        );
-    }
+    let model = open()?;
+    let rounded = match args.precision {
+        Precision::F32 => None,
+        Precision::Bf16 => Some(open()?.into_bf16().context("--precision")?),
+    };
+    let validation = validation(&args.dir, args.data.as_deref(), args.format, model.config())?;
     let (mode, name) = match args.mode {
         GateMode::PerSample => (Mode::PerSample, "per-sample"),
         // A batch of one decides alone, and skips for it.
         GateMode::Shared if args.batch == 1 => (Mode::PerSample, "shared"),
         GateMode::Shared => (Mode::Shared(args.batch as usize), "shared"),
     };
-    let measured = measure(&model, &validation, validation.len(), &[mode])?;
-    let [measured] = measured.as_slice() else {
-        bail!("one mode gave {} results", measured.len());
+    let config = model.config();
+    let run = |model: &Vit| -> anyhow::Result<Measured> {
+        let measured = measure(model, &validation, validation.len(), &[mode])?;
+        measured.into_iter().next().context("one mode was measured")
+    };
+    let exact = run(&model)?;
+    let (precision, measured, against_f32) = match rounded {
+        None => ("f32", exact, None),
+        Some(rounded) => {
+            let measured = run(&rounded)?;
+            let against = AgainstF32 {
+                accuracy: exact.accuracy(),
+                flips: flips(config, &exact.decisions_BM, &measured.decisions_BM),
+            };
+            ("bf16", measured, Some(against))
+        }
     };
     Ok(Evaluation {
         mode: name,
@@ -120,7 +143,9 @@ pub fn evaluate(args: &EvalArgs) -> anyhow::Result<Evaluation> {
         accuracy: measured.accuracy(),
         correct: measured.correct,
         samples: measured.samples,
-        macs: macs(model.config(), measured),
+        macs: macs(config, &measured),
+        precision,
+        against_f32,
         validation_digest: validation.digest().to_owned(),
     })
 }
@@ -136,6 +161,38 @@ fn macs(config: &Config, measured: &Measured) -> Macs {
     }
 }
 
+/// The validation data of the model in `dir`: that of `folder` and `format` where given, or else that of the
+/// report card.
+///
+/// # Errors
+/// No word on which data it is, data that is missing or damaged.
+pub(crate) fn validation(
+    dir: &Path,
+    folder: Option<&Path>,
+    format: Option<Format>,
+    config: &Config,
+) -> anyhow::Result<Dataset> {
+    let card = read_card(dir)?;
+    let data = data(dir, folder, format, config, card.as_ref())?;
+    let shape = Shape {
+        channels: config.dims.channels as usize,
+        image_size: config.dims.image_size as usize,
+        classes: config.dims.classes as usize,
+    };
+    let validation = Dataset::validation(&data, shape, loaders(None, 1))
+        .context("opening the validation data")?;
+    if let Some(card) = &card
+        && card.dataset.validation_digest != validation.digest()
+    {
+        tracing::warn!(
+            report_card = card.dataset.validation_digest,
+            here = validation.digest(),
+            "the validation data is not that of the report card"
+        );
+    }
+    Ok(validation)
+}
+
 /// `report.json`, if the folder has one.
 fn read_card(folder: &Path) -> anyhow::Result<Option<ReportCard>> {
     let path = folder.join("report.json");
@@ -149,15 +206,21 @@ fn read_card(folder: &Path) -> anyhow::Result<Option<ReportCard>> {
 }
 
 /// The validation data that is asked for, or else that of the report card.
-fn data(args: &EvalArgs, config: &Config, card: Option<&ReportCard>) -> anyhow::Result<Data> {
+fn data(
+    dir: &Path,
+    folder: Option<&Path>,
+    format: Option<Format>,
+    config: &Config,
+    card: Option<&ReportCard>,
+) -> anyhow::Result<Data> {
     let recorded = card.map(|card| PathBuf::from(&card.dataset.validation));
-    let Some(folder) = args.data.clone().or(recorded) else {
+    let Some(folder) = folder.map(Path::to_owned).or(recorded) else {
         bail!(
             "{}: no report.json says which data to evaluate on; give --data",
-            args.dir.display()
+            dir.display()
         );
     };
-    let asked = args.format.map(|format| match format {
+    let asked = format.map(|format| match format {
         Format::Idx => DataFormat::Idx,
         Format::Cifar => DataFormat::Cifar,
         Format::ImageFolder => DataFormat::ImageFolder,
@@ -167,7 +230,7 @@ fn data(args: &EvalArgs, config: &Config, card: Option<&ReportCard>) -> anyhow::
     let Some(format) = asked.or(card.map(|card| card.dataset.format)) else {
         bail!(
             "{}: no report.json says how the data is laid out; give --format",
-            args.dir.display()
+            dir.display()
         );
     };
     let folder = folder.to_str().context("--data is not valid UTF-8")?;

@@ -9,7 +9,7 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use espalier_worker::args::{AgentArgs, Cli, Command};
-use espalier_worker::{agent, eval, rank};
+use espalier_worker::{agent, bench, eval, latency_table, rank};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -18,6 +18,8 @@ fn main() -> ExitCode {
         Command::Agent(args) => serve(args),
         Command::Rank(args) => rank::run(&args.socket, args.seat).map_err(Into::into),
         Command::Eval(args) => eval::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::LatencyTable(args) => latency_table::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -69,6 +69,8 @@ pub enum Command {
     Registry(RegistryCommand),
     /// Evaluate a checkpoint on its validation data, on this machine.
     Eval(EvalArgs),
+    /// Measure how much faster than its dense twin a checkpoint is, on this machine.
+    Bench(BenchArgs),
     /// Look at the workers.
     #[command(subcommand)]
     Worker(WorkerCommand),
@@ -224,6 +226,50 @@ pub struct EvalArgs {
     /// several [default: its job's target].
     #[arg(long)]
     pub budget: Option<f64>,
+    /// What modules compute in; with bf16 the decisions that differ from those of f32 are counted.
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// A checkpoint's folder, or its reference in the registry.
+    pub target: String,
+    /// Folder of the images, if it is not where the validation data was in training.
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// Layout of the images, if it is not as in training.
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Inference batches.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 64], value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch: Vec<u32>,
+    /// Threads of each forward pass.
+    #[arg(long, value_delimiter = ',', default_values_t = [1], value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Vec<u32>,
+    /// What modules compute in, the dense model's too.
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
+}
+
+/// What modules compute in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// Brain floats of 16 bits, where the processor has them; all between the modules stays f32.
+    Bf16,
+}
+
+impl Precision {
+    /// As `espalier-worker` spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 /// Layout of data files, as in the job file.

@@ -1,6 +1,6 @@
 //! `espalier eval`: fetches the checkpoint if need be and has `espalier-worker eval` run it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::Context as _;
@@ -10,19 +10,13 @@ use tokio::process::Command;
 
 use crate::args::{EvalArgs, GateMode, Global, Output};
 use crate::exit::Failure;
-use crate::{checkpoint, output, siblings};
+use crate::located::Located;
+use crate::{output, siblings};
 
 pub(crate) async fn run(global: &Global, args: EvalArgs) -> Result<(), Failure> {
     let worker = siblings::find("espalier-worker")?;
-    let fetched = tempfile::tempdir().context("making a temporary folder")?;
-    let dir = if Path::new(&args.target).is_dir() {
-        PathBuf::from(&args.target)
-    } else {
-        let dir = fetched.path().join("checkpoint");
-        checkpoint::fetch(global, &args.target, &dir).await?;
-        dir
-    };
-    let result = evaluate(&worker, &dir, &args).await?;
+    let located = Located::of(global, &args.target).await?;
+    let result = evaluate(&worker, located.dir(), &args).await?;
     match global.output {
         Output::Json => output::json(&result),
         Output::Table => output::text(&summary(&result)),
@@ -40,6 +34,7 @@ async fn evaluate(worker: &Path, dir: &Path, args: &EvalArgs) -> Result<Value, F
     if let Some(budget) = args.budget {
         command.args(["--budget", &budget.to_string()]);
     }
+    command.args(["--precision", args.precision.name()]);
     if let Some(data) = &args.data {
         command.arg("--data").arg(data);
     }

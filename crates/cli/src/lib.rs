@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod bench;
 mod checkpoint;
 mod connect;
 mod eval;
 pub mod exit;
 mod follow;
 mod job;
+mod located;
 mod output;
 mod progress;
 mod registry;
@@ -32,6 +34,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Checkpoint(command) => checkpoint::run(global, command).await,
         Command::Registry(command) => registry::run(global, command).await,
         Command::Eval(args) => eval::run(global, args).await,
+        Command::Bench(args) => bench::run(global, args).await,
         Command::Worker(WorkerCommand::List) => worker::list(global).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -17,6 +17,8 @@ pub struct Compress {
     /// [target, 1]. Memory follows it. Without it only the total is held; sequential mode needs it.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub static_target: Option<f64>,
+    /// What the budget counts. Targets are shares of what the dense model has of it.
+    pub cost: Cost,
     /// Weight of the resource loss. [paper: 100]
     #[schemars(extend("minimum" = 0))]
     pub gamma: f64,
@@ -100,6 +102,18 @@ pub enum Importance {
     /// First-order Taylor: |sum of weight times gradient| over the weights that read them, summed over the
     /// steps since the last ranking; the norm before there are any. [ours]
     Taylor,
+}
+
+/// What the budget counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cost {
+    /// Multiply-accumulates. [paper]
+    #[default]
+    Macs,
+    /// Milliseconds: the sum over the modules by a table of `espalier-worker latency-table`, a file that
+    /// every worker can read and that stays as it is while the job runs. [ours]
+    Latency(String),
 }
 
 /// The search stage. [paper]
@@ -211,6 +225,7 @@ impl Default for Compress {
             mode: Mode::default(),
             target: 0.5,
             static_target: None,
+            cost: Cost::default(),
             gamma: 100.0,
             resource: ResourceForm::default(),
             search: Search::default(),

@@ -35,7 +35,7 @@ mod train;
 pub use architecture::{Architecture, Distilled, QkScale, Stem};
 pub use augment::{Augment, Erase, RandAugment, RandomCrop};
 pub use compress::{
-    Compress, Grouping, GroupingPolicy, Importance, Mode, ResourceForm, Search, Static, Tune,
+    Compress, Cost, Grouping, GroupingPolicy, Importance, Mode, ResourceForm, Search, Static, Tune,
 };
 pub use data::{Damaged, Data, DataFormat, Interpolation};
 pub use dims::Dims;

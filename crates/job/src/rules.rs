@@ -2,7 +2,7 @@
 
 use crate::sections::Sections;
 use crate::{
-    Budgets, Compress, Data, DecideBy, Grouping, GroupingPolicy, Init, Mode, Model, Problems,
+    Budgets, Compress, Cost, Data, DecideBy, Grouping, GroupingPolicy, Init, Mode, Model, Problems,
     Publish, Resources, Train, valid_name, valid_reference,
 };
 
@@ -119,6 +119,9 @@ fn compress(compress: &Compress, model: Option<&Model>, problems: &mut Problems)
         static_part,
         ..
     } = compress;
+    if let Cost::Latency(path) = &compress.cost {
+        filled("compress.cost.latency", path, problems);
+    }
     problems.require(!grouping.is_empty(), "compress.grouping", || {
         "empty: at least one policy is needed".to_owned()
     });

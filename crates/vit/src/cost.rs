@@ -1,19 +1,23 @@
 use espalier_job::DecideBy;
 use tch::{Device, Kind, Tensor};
 
+use crate::latency::{self, LatencyTable};
 use crate::stem::Stem;
 use crate::{Dims, GateConfig, Structure};
 
-/// Counts multiply-accumulates (MACs) of one sample, and parameters.
+/// Counts what one sample costs: multiply-accumulates (MACs), or the milliseconds of a table; and
+/// parameters.
 ///
 /// F = F_stem + sum_l [E_attn,l * F_attn(h_l) + E_ffn,l * F_ffn(n_l)] + F_gates + F_head, where E is
 /// how often the module runs. [paper: what is counted; inferred: the formulas]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Cost {
     dims: Dims,
     /// What a gate takes: MACs for a sample, and parameters. None without gates.
     gate_macs: i64,
     gate_params: i64,
+    /// Where it counts time; without, MACs.
+    table: Option<LatencyTable>,
 }
 
 /// Sizes of all modules as tensors, so that the cost can be differentiated.
@@ -72,11 +76,28 @@ impl Cost {
             dims: *dims,
             gate_macs,
             gate_params,
+            table: None,
         }
+    }
+
+    /// The same in the milliseconds of `table`, which must fit the model. [ours]
+    pub fn in_time(self, table: LatencyTable) -> Self {
+        Self {
+            table: Some(table),
+            ..self
+        }
+    }
+
+    /// The table, where it counts time.
+    pub fn table(&self) -> Option<&LatencyTable> {
+        self.table.as_ref()
     }
 
     /// F_attn(h) = 4 N D h d + 2 N N h d.
     pub fn attn(&self, heads: f64) -> f64 {
+        if let Some(table) = &self.table {
+            return latency::at(&table.attn, heads);
+        }
         let (tokens, width) = (self.dims.tokens() as f64, self.dims.width as f64);
         let inner = heads * self.dims.head_dim() as f64;
         4.0 * tokens * width * inner + 2.0 * tokens * tokens * inner
@@ -84,21 +105,31 @@ impl Cost {
 
     /// F_ffn(n) = 2 N D n.
     pub fn ffn(&self, neurons: f64) -> f64 {
+        if let Some(table) = &self.table {
+            return latency::at(&table.ffn, neurons);
+        }
         2.0 * self.dims.tokens() as f64 * self.dims.width as f64 * neurons
     }
 
     /// One gate. 0 without gates.
     pub fn gate(&self) -> f64 {
-        self.gate_macs as f64
+        // Gates that compute nothing take no time either.
+        match &self.table {
+            Some(table) if self.gate_macs > 0 => table.gate_ms,
+            _ => self.gate_macs as f64,
+        }
     }
 
     /// F_stem + F_head: embedding of the patches, and scores from the tokens that have a head.
     pub fn fixed(&self) -> f64 {
+        if let Some(table) = &self.table {
+            return table.fixed_ms;
+        }
         let dims = &self.dims;
         (Stem::macs(dims) + dims.classifiers() * dims.width * dims.classes) as f64
     }
 
-    /// F_full: MACs of the dense model, which has no gates.
+    /// F_full: the dense model, which has no gates.
     pub fn dense(&self) -> f64 {
         let block = self.attn(self.dims.heads as f64) + self.ffn(self.dims.ffn as f64);
         self.fixed() + self.dims.depth as f64 * block
@@ -115,12 +146,12 @@ impl Cost {
         }
     }
 
-    /// MACs of a structure with every gate open.
+    /// A structure with every gate open.
     pub fn static_macs(&self, structure: &Structure) -> f64 {
         self.effective(structure, |_| 1.0)
     }
 
-    /// MACs of a structure whose module m runs for the share `open(m)` of the samples.
+    /// A structure whose module m runs for the share `open(m)` of the samples.
     pub fn effective(&self, structure: &Structure, open: impl Fn(usize) -> f64) -> f64 {
         let blocks = structure.blocks.iter().enumerate().map(|(l, block)| {
             self.module(2 * l, block.heads, open(2 * l))
@@ -153,19 +184,22 @@ impl Cost {
             .reshape([-1, 2])
             .transpose(0, 1);
         let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
-        let module = |keep_L: &Tensor, macs_L: Tensor, open_L: Tensor| {
-            double(keep_L) * (open_L * macs_L + self.gate())
+        let module = |keep_L: &Tensor, cost_L: Tensor, open_L: Tensor| {
+            double(keep_L) * (open_L * cost_L + self.gate())
         };
-        let attn_L = module(
-            &sizes.keep_attn_L,
-            double(&sizes.heads_L) * self.attn(1.0),
-            mean_2L.get(0),
-        );
-        let ffn_L = module(
-            &sizes.keep_ffn_L,
-            double(&sizes.neurons_L) * self.ffn(1.0),
-            mean_2L.get(1),
-        );
+        // MACs are linear in the size.
+        let (attn_L, ffn_L) = match &self.table {
+            None => (
+                double(&sizes.heads_L) * self.attn(1.0),
+                double(&sizes.neurons_L) * self.ffn(1.0),
+            ),
+            Some(table) => (
+                latency::at_each(&table.attn, &double(&sizes.heads_L)),
+                latency::at_each(&table.ffn, &double(&sizes.neurons_L)),
+            ),
+        };
+        let attn_L = module(&sizes.keep_attn_L, attn_L, mean_2L.get(0));
+        let ffn_L = module(&sizes.keep_ffn_L, ffn_L, mean_2L.get(1));
         (attn_L + ffn_L).sum(Kind::Double) + self.fixed()
     }
 

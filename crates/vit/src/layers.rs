@@ -1,4 +1,4 @@
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::init::Init;
 use crate::masks::ModuleMask;
@@ -29,9 +29,19 @@ impl Linear {
         }
     }
 
-    /// `x` [.., inputs] -> [.., outputs].
+    /// `x` [.., inputs] -> [.., outputs], of the weight's kind.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight_OI, self.bias_O.as_ref())
+        x.to_kind(self.weight_OI.kind())
+            .linear(&self.weight_OI, self.bias_O.as_ref())
+    }
+
+    /// Rounds the layer to `kind`; it is no longer learnable.
+    pub(crate) fn convert(&mut self, kind: Kind) {
+        self.weight_OI = self.weight_OI.detach().to_kind(kind);
+        self.bias_O = self
+            .bias_O
+            .as_ref()
+            .map(|bias_O| bias_O.detach().to_kind(kind));
     }
 
     /// p[keep] (W (m x) + b). The factors go into the weights, [O, I] and [O], because those are

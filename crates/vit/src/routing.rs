@@ -1,13 +1,15 @@
 use espalier_job::DecideBy;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::Config;
 use crate::chance::chance_GM;
 use crate::gate::Gate;
 use crate::groups::Groups;
 use crate::masks::Masks;
+use crate::tile::{self, Tile};
 
-/// How the gates decide in a forward pass.
+/// How the gates decide in a forward pass. [`Routing::Shared`], [`Routing::PerSample`] and
+/// [`Routing::Forced`] are of inference: what they skip is not computed, and no gradient flows.
 #[derive(Clone, Copy, Debug)]
 pub enum Routing<'a> {
     /// Training: every group samples, gradients flow.
@@ -34,29 +36,38 @@ pub enum Routing<'a> {
     Forced(&'a Tensor),
 }
 
+impl Routing<'_> {
+    /// Whether modules run on what keeps them alone, in place.
+    pub(crate) fn is_inference(&self) -> bool {
+        matches!(self, Self::Shared | Self::PerSample | Self::Forced(_))
+    }
+}
+
 /// On which samples a module runs, and with which weight.
 pub(crate) enum Route {
     /// On none: x stays.
     Skip,
     /// On all.
     All,
-    /// On the samples of this index, [S].
-    Some(Tensor),
     /// On all, times u of each sample, [B].
     Weighted(Tensor),
+    /// On the samples of these tiles, in place.
+    Kept(Vec<Tile>),
 }
 
 impl Route {
     /// x + u * module(x), computing only what is kept.
-    pub(crate) fn apply(&self, x_BND: Tensor, module: impl Fn(&Tensor) -> Tensor) -> Tensor {
+    pub(crate) fn apply(&self, mut x_BND: Tensor, module: impl Fn(&Tensor) -> Tensor) -> Tensor {
         match self {
             Self::Skip => x_BND,
             Self::All => &x_BND + module(&x_BND),
-            Self::Some(index_S) => {
-                let kept_SND = module(&x_BND.index_select(0, index_S));
-                x_BND.index_add(0, index_S, &kept_SND)
-            }
             Self::Weighted(u_B) => &x_BND + u_B.reshape([-1, 1, 1]) * module(&x_BND),
+            Self::Kept(tiles) => {
+                for tile in tiles {
+                    tile.add(&mut x_BND, &module);
+                }
+                x_BND
+            }
         }
     }
 }
@@ -65,6 +76,8 @@ impl Route {
 pub(crate) struct Router<'a> {
     routing: &'a Routing<'a>,
     batch: i64,
+    /// Samples that a module runs on at a time, at inference.
+    tile: i64,
     /// What chance adds to the margins at evaluation, of the batch or of each sample: [1, M] or [B, M].
     chance: Option<Tensor>,
     /// u of each module so far: [G] in training, [B] otherwise.
@@ -98,11 +111,21 @@ impl<'a> Router<'a> {
         Self {
             routing,
             batch,
+            tile: tile::size(config.dims.tokens(), batch, x_BCHW.device()),
             chance: ids
                 .filter(|_| by_chance)
                 .map(|ids| chance_GM(config, x_BCHW, &ids)),
             columns: Vec::new(),
             margins: Vec::new(),
+        }
+    }
+
+    /// Samples that are embedded at a time: at inference a tile, else all.
+    pub(crate) fn embedded(&self) -> i64 {
+        if self.routing.is_inference() {
+            self.tile
+        } else {
+            self.batch
         }
     }
 
@@ -167,18 +190,16 @@ impl<'a> Router<'a> {
         (route, column, deciding)
     }
 
-    /// The route of bools of the samples, [B].
+    /// The route of the gate's decision for each sample, bool [B].
     fn of_samples(&self, keep_B: &Tensor) -> (Route, Tensor) {
-        let index_S = keep_B.nonzero().squeeze_dim(1);
-        let kept = index_S.size()[0];
-        let route = if kept == 0 {
-            Route::Skip
-        } else if kept == self.batch {
-            Route::All
-        } else {
-            Route::Some(index_S)
-        };
+        let mut keep = vec![false; self.batch as usize];
+        keep_B.copy_data(&mut keep, self.batch as usize);
+        let route = self.kept(&keep, keep_B.device());
         (route, keep_B.to_kind(Kind::Float))
+    }
+
+    fn kept(&self, keep: &[bool], device: Device) -> Route {
+        Route::Kept(tile::tiles(keep, self.tile, device))
     }
 
     /// What is decided without a gate: the route, u and an infinite margin.
@@ -187,10 +208,13 @@ impl<'a> Router<'a> {
             Routing::Train { groups, .. } => groups.count(),
             _ => self.batch,
         };
-        let (route, u, margin) = if keep {
-            (Route::All, 1.0, f64::INFINITY)
-        } else {
-            (Route::Skip, 0.0, f64::NEG_INFINITY)
+        let (route, u, margin) = match (keep, self.routing.is_inference()) {
+            (false, _) => (Route::Skip, 0.0, f64::NEG_INFINITY),
+            (true, false) => (Route::All, 1.0, f64::INFINITY),
+            (true, true) => {
+                let all = vec![true; self.batch as usize];
+                (self.kept(&all, x_BND.device()), 1.0, f64::INFINITY)
+            }
         };
         let margin_B = self.constant(self.batch, margin, x_BND);
         (route, self.constant(rows, u, x_BND), margin_B)

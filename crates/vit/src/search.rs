@@ -323,7 +323,7 @@ fn log_softmax(row_K: &Tensor) -> Vec<f64> {
 }
 
 /// `count` numbers of neurons, evenly spaced up to `ffn`, each a multiple of 8. [ours]
-fn neuron_candidates(ffn: i64, count: i64) -> Vec<i64> {
+pub fn neuron_candidates(ffn: i64, count: i64) -> Vec<i64> {
     let mut candidates: Vec<i64> = (1..=count)
         .map(|k| {
             let octets = (ffn * k + 8 * count - 1) / (8 * count);

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use espalier_job::DecideBy;
-use tch::{Device, Tensor};
+use tch::{Device, Tensor, no_grad};
 
 use crate::block::Block;
 use crate::chance::chance_GM;
@@ -271,8 +271,21 @@ impl Vit {
     /// # Panics
     /// When `x_BCHW` is not [B, channels, image_size, image_size] with B > 0.
     pub fn forward(&self, x_BCHW: &Tensor, routing: &Routing<'_>) -> Output {
-        let mut x_BND = self.stem.forward(x_BCHW);
+        if routing.is_inference() {
+            no_grad(|| self.run(x_BCHW, routing))
+        } else {
+            self.run(x_BCHW, routing)
+        }
+    }
+
+    fn run(&self, x_BCHW: &Tensor, routing: &Routing<'_>) -> Output {
         let mut router = Router::new(&self.config, routing, x_BCHW);
+        let tiles = x_BCHW.split(router.embedded(), 0);
+        let embedded: Vec<Tensor> = tiles.iter().map(|x| self.stem.forward(x)).collect();
+        let mut x_BND = match embedded.as_slice() {
+            [whole] => whole.shallow_clone(),
+            parts => Tensor::cat(parts, 0),
+        };
         for (l, block) in self.blocks.iter().enumerate() {
             x_BND = block.forward(x_BND, l as i64, &mut router);
         }

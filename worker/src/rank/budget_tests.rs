@@ -93,7 +93,7 @@ fn trained(prepared: &Prepared) -> Trainer<'_> {
 fn ratios(compress: &str) -> Ratios {
     let prepared = prepare(&spec(compress));
     let trainer = trained(&prepared);
-    let cost = *trainer.cost();
+    let cost = trainer.cost().clone();
     let mut model = trainer.into_model();
     let structure = model.config().structure.clone();
     let fixed = cost.static_macs(&structure) / cost.dense();

@@ -25,6 +25,9 @@ pub struct ReportCard {
     pub dataset: DatasetCard,
     /// Multiply-accumulates for one image.
     pub macs: MacsCard,
+    /// The budget, where the job asked for one of time; otherwise it is that of `macs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetCard>,
     /// Parameters.
     pub params: ParamsCard,
     /// Size of `model.safetensors`, bytes.
@@ -102,7 +105,7 @@ pub struct MacsCard {
     /// The sliced model with the gates' decisions in per-sample mode, mean over the validation
     /// set, gates included.
     pub effective: f64,
-    /// The ratio that the job asked for.
+    /// The ratio that the job asked for, of MACs unless `budget` is there.
     pub target: f64,
     /// `static` over `dense`.
     pub static_ratio: f64,
@@ -110,6 +113,29 @@ pub struct MacsCard {
     pub effective_ratio: f64,
     /// As `effective`, in shared mode by inference batch size.
     pub by_batch: ByBatch,
+}
+
+/// A budget of time, for one image, by the table that the job named: a sum over the modules, not a
+/// measurement of this model, which is under `latency_ms`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetCard {
+    /// What it counts: "milliseconds".
+    pub unit: String,
+    /// Where the table was measured.
+    pub device: String,
+    /// Images in a batch when it was measured.
+    pub batch: u32,
+    /// Threads when it was measured.
+    pub threads: u32,
+    /// The dense model.
+    pub dense: f64,
+    /// This model with the gates' decisions in per-sample mode, mean over the validation set.
+    pub effective: f64,
+    /// The ratio that the job asked for.
+    pub target: f64,
+    /// `effective` over `dense`.
+    pub effective_ratio: f64,
 }
 
 /// Parameters.

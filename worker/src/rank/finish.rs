@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use espalier_onnx::ExportError;
-use espalier_vit::{Cost, Vit};
+use espalier_vit::Vit;
 
 use super::{
     budgets::frontier,
@@ -30,9 +30,9 @@ pub(super) fn finish(
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
     let step = trainer.step();
-    let cost = *trainer.cost();
     let mut model = trainer.into_model();
     if gated(&model) {
+        let cost = prepared.cost(model.config().gate.as_ref());
         let found = settle(prepared, &mut model, &cost)?;
         tracing::info!(
             threshold = found.threshold,
@@ -48,7 +48,7 @@ pub(super) fn finish(
             .save(partial)
             .map_err(|error| write_failed(partial, &error))?;
         let onnx = prepared.job.publish.onnx && export(partial, observer)?;
-        let card = describe(partial, prepared, &model, &cost, step, onnx, frontier)?;
+        let card = describe(partial, prepared, &model, step, onnx, frontier)?;
         warnings(&prepared.job.compress, model.config(), &card)
             .into_iter()
             .try_for_each(|reason| observer.warning(reason))
@@ -74,14 +74,13 @@ fn describe(
     folder: &Path,
     prepared: &Prepared,
     model: &Vit,
-    cost: &Cost,
     step: u64,
     onnx: bool,
     frontier: Vec<BudgetCard>,
 ) -> Result<ReportCard, TrainError> {
     let bytes_dense =
         size_of_dense(folder, model.config()).map_err(|error| write_failed(folder, &error))?;
-    let card = report(prepared, model, cost, folder, bytes_dense, step, frontier)?;
+    let card = report(prepared, model, folder, bytes_dense, step, frontier)?;
     write_json(&folder.join("report.json"), &card)?;
     write(
         &folder.join("README.md"),

@@ -22,7 +22,7 @@ fn has_gate(config: &Config, module: usize) -> bool {
 }
 
 /// Share of samples that run each module, where it has a gate.
-pub(super) fn block_rates(config: &Config, rates: &[f64]) -> Vec<BlockRate> {
+pub(crate) fn block_rates(config: &Config, rates: &[f64]) -> Vec<BlockRate> {
     let rate = |module| has_gate(config, module).then(|| rates[module]);
     (0..config.structure.blocks.len())
         .map(|block| BlockRate {

@@ -1,24 +1,26 @@
 //! Time of a forward pass, the dense model and the compressed one in turn, so that what else the
 //! machine does falls on both alike.
 
-use std::time::{Duration, Instant};
+use std::{convert::Infallible, time::Duration};
 
 use espalier_data::{DataError, Dataset, load_batch};
 use espalier_vit::{Routing, Vit};
-use tch::{Cuda, Device, Tensor, no_grad};
+use tch::{Cuda, Device, Tensor};
 
 use super::{
     card::{ByBatch, LatencyCard},
     report::dense,
     step::tensors,
 };
+use crate::turns::{self, Contestant, Lap, Rounds, Spread};
 
 const BATCHES: [usize; 3] = [1, 8, 64];
-/// Rounds that are not counted: caches and allocators fill.
-const WARM_UP: usize = 3;
-/// Rounds of a batch size: at least, at most, and until this much time has passed.
-const ROUNDS: (usize, usize) = (5, 50);
-const TIME: Duration = Duration::from_secs(1);
+const ROUNDS: Rounds = Rounds {
+    warm_up: 3,
+    least: 5,
+    most: 50,
+    time: Duration::from_secs(1),
+};
 
 /// Medians by batch size. `model` runs in per-sample mode: what its gates skip is not computed.
 ///
@@ -45,49 +47,16 @@ pub(super) fn latency(model: &Vit, dataset: &Dataset) -> Result<LatencyCard, Dat
 }
 
 fn in_turn(models: [&Vit; 2], x_BCHW: &Tensor) -> [f64; 2] {
-    let mut times = [Vec::new(), Vec::new()];
-    let start = Instant::now();
-    let (least, most) = ROUNDS;
-    for round in 0..WARM_UP + most {
-        if round >= WARM_UP + least && start.elapsed() > TIME {
-            break;
-        }
-        for (model, times) in models.iter().zip(&mut times) {
-            let time = forward_ms(model, x_BCHW);
-            if round >= WARM_UP {
-                times.push(time);
-            }
-        }
-    }
-    times.map(median)
+    let contestant = |model| -> Contestant<'_, Infallible> {
+        Box::new(move |_| Ok(Lap::of(|| forward(model, x_BCHW))))
+    };
+    let Ok(laps) = turns::in_turn(&mut models.map(contestant), 1, ROUNDS);
+    [0, 1].map(|model| Spread::of(laps[model].iter().map(|lap| lap.wall_ms)).median)
 }
 
-fn forward_ms(model: &Vit, x_BCHW: &Tensor) -> f64 {
-    let start = Instant::now();
-    no_grad(|| model.forward(x_BCHW, &Routing::PerSample));
+fn forward(model: &Vit, x_BCHW: &Tensor) {
+    model.forward(x_BCHW, &Routing::PerSample);
     if let Device::Cuda(index) = x_BCHW.device() {
         Cuda::synchronize(index as i64);
-    }
-    start.elapsed().as_secs_f64() * 1e3
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len().is_multiple_of(2) {
-        f64::midpoint(values[middle - 1], values[middle])
-    } else {
-        values[middle]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
     }
 }

@@ -3,9 +3,6 @@
 //!
 //! [`run`] is the process. [`Prepared`], [`Trainer`] and [`run_until`] are its parts for whoever
 //! brings peers and an [`Observer`] of their own.
-// Names of tensors end in their shape; the legend is that of `espalier_vit`.
-#![allow(non_snake_case)]
-
 #[cfg(test)]
 mod architecture_tests;
 #[cfg(test)]
@@ -50,13 +47,16 @@ use std::{
 
 use espalier_collective::Collective;
 
-pub use card::{ReportCard, schema};
+pub use card::{BlockRate, ReportCard, schema};
 pub use error::TrainError;
 pub(crate) use error::chain;
+pub(crate) use gates::block_rates;
 pub(crate) use measure::{Measured, Mode, measure};
 pub use observer::Observer;
 pub use plan::{Plan, Position, Stage};
 pub use prepare::{Assets, Prepared};
+pub(crate) use report::dense;
+pub(crate) use step::tensors;
 pub use train::{run_until, train};
 pub use trainer::{Advance, Trainer};
 

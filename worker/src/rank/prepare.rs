@@ -6,7 +6,8 @@ use espalier_collective::load_cuda;
 use espalier_data::{Dataset, Feed, Sampler, Shape, Splits, loaders};
 use espalier_job::{Init, Job};
 use espalier_vit::{
-    Config, Dims, FileFormat, GateConfig, Mismatch, Structure, Vit, WeightsError, import,
+    Config, Cost, Dims, FileFormat, GateConfig, LatencyTable, Mismatch, Structure, Vit,
+    WeightsError, import, neuron_candidates,
 };
 use sha2::{Digest as _, Sha256};
 use tch::Device;
@@ -51,6 +52,8 @@ pub struct Prepared {
     pub gate: Option<GateConfig>,
     /// Where tensors live.
     pub device: Device,
+    /// The times that the budget counts, where it does not count MACs.
+    table: Option<LatencyTable>,
     init: Option<PathBuf>,
 }
 
@@ -96,6 +99,7 @@ impl Prepared {
             sampler,
             teacher: teacher(&job, assets, &config, device)?,
             gate: gate(&job, &config.dims),
+            table: table(&job, &config.dims)?,
             config,
             device,
             init: assets.init.clone(),
@@ -139,6 +143,15 @@ impl Prepared {
             field: "model",
             reason: error.to_string(),
         })
+    }
+
+    /// What the budget counts, in models with these gates.
+    pub fn cost(&self, gate: Option<&GateConfig>) -> Cost {
+        let cost = Cost::new(&self.config.dims, gate);
+        match &self.table {
+            Some(table) => cost.in_time(table.clone()),
+            None => cost,
+        }
     }
 
     /// Training data, micro-batch by micro-batch.
@@ -241,6 +254,24 @@ fn config(job: &Job) -> Result<Config, TrainError> {
         config.gate = gate(job, &dims);
     }
     Ok(config)
+}
+
+/// The table that the job names, if it counts time.
+fn table(job: &Job, dims: &Dims) -> Result<Option<LatencyTable>, TrainError> {
+    let espalier_job::Cost::Latency(path) = &job.compress.cost else {
+        return Ok(None);
+    };
+    let candidates = job.compress.static_part.neuron_candidates;
+    let sizes = neuron_candidates(dims.ffn, candidates.into());
+    let hidden = gate(job, dims).map(|gate| gate.hidden);
+    let table = LatencyTable::open(Path::new(path)).and_then(|table| {
+        table.fits(dims, hidden, &sizes)?;
+        Ok(table)
+    });
+    table.map(Some).map_err(|error| TrainError::Field {
+        field: "compress.cost.latency",
+        reason: error.to_string(),
+    })
 }
 
 /// The processor, or the GPU of this rank's place on its worker.

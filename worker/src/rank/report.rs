@@ -27,7 +27,6 @@ const SHARED: [usize; 5] = [2, 8, 32, 64, 256];
 pub(super) fn report(
     prepared: &Prepared,
     model: &Vit,
-    cost: &Cost,
     folder: &Path,
     bytes_dense: u64,
     step: u64,
@@ -48,6 +47,7 @@ pub(super) fn report(
     };
 
     let structure = &model.config().structure;
+    let cost = Cost::new(&model.config().dims, model.config().gate.as_ref());
     let macs = |measured: &Measured| {
         let rates = measured.rates();
         cost.effective(structure, |module| rates[module])
@@ -69,6 +69,7 @@ pub(super) fn report(
             effective_ratio: effective / dense,
             by_batch: by_batch(&shared, macs),
         },
+        budget: budget(prepared, model.config(), &per_sample.rates()),
         params: ParamsCard {
             dense: Cost::new(&model.config().dims, None)
                 .params(&Structure::full(&model.config().dims)) as u64,
@@ -100,6 +101,23 @@ pub(super) fn report(
     })
 }
 
+/// How the budget was met, where it was not one of MACs. `rates`: share of the samples that run each module.
+fn budget(prepared: &Prepared, config: &Config, rates: &[f64]) -> Option<BudgetCard> {
+    let cost = prepared.cost(config.gate.as_ref());
+    let table = cost.table()?;
+    let effective = cost.effective(&config.structure, |module| rates[module]);
+    Some(BudgetCard {
+        unit: "milliseconds".to_owned(),
+        device: table.device.clone(),
+        batch: table.batch,
+        threads: table.threads,
+        dense: cost.dense(),
+        effective,
+        target: prepared.job.compress.target,
+        effective_ratio: effective / cost.dense(),
+    })
+}
+
 /// Size of `model.safetensors` of the dense model of the same dimensions, written once into
 /// `folder` and taken away again.
 ///
@@ -123,7 +141,7 @@ pub(super) fn size_of_dense(folder: &Path, config: &Config) -> Result<u64, Weigh
 }
 
 /// The dense model of the same dimensions, with weights that mean nothing.
-pub(super) fn dense(config: &Config, device: Device) -> Vit {
+pub(crate) fn dense(config: &Config, device: Device) -> Vit {
     let dense = Config::dense(config.dims, config.mean.clone(), config.std.clone());
     Vit::new(dense, 0, device)
         .unwrap_or_else(|error| unreachable!("these dimensions are those of a model: {error}"))

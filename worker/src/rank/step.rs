@@ -189,7 +189,7 @@ impl Setting<'_> {
 }
 
 /// Images `[B, C, H, W]` and labels `[B]` on `device`.
-pub(super) fn tensors(
+pub(crate) fn tensors(
     batch: &espalier_data::Batch,
     model: &Vit,
     device: Device,

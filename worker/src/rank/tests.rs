@@ -8,13 +8,14 @@ use std::{
 
 use espalier_collective::{Collective, Gloo, Membership, Rendezvous, Solo};
 use espalier_job::DecideBy;
+use espalier_vit::{Cost, LatencyTable, Point};
 use tch::Tensor;
 
 use super::{
     Assets, Observer, Prepared, ReportCard, Trainer, checkpoint, measure::measure, run_until, train,
 };
 use crate::{
-    args::{EvalArgs, GateMode},
+    args::{EvalArgs, GateMode, Precision},
     eval::evaluate,
     ipc::{CheckpointKind, Metrics},
     rank::{Mode, TrainError},
@@ -313,9 +314,11 @@ fn the_published_model_gives_the_figures_of_its_card() {
         batch,
         mode,
         budget: None,
+        precision: Precision::F32,
         json: true,
     };
     let per_sample = evaluate(&args(GateMode::PerSample, 64)).unwrap();
+    assert_eq!(per_sample.against_f32, None);
     assert_eq!(per_sample.accuracy, card.accuracy.per_sample);
     assert_eq!(per_sample.macs.effective, card.macs.effective);
     let shared = evaluate(&args(GateMode::Shared, 8)).unwrap();
@@ -339,6 +342,7 @@ fn a_model_of_several_budgets_gives_the_figures_of_its_card_at_each() {
         batch: 64,
         mode: GateMode::PerSample,
         budget,
+        precision: Precision::F32,
         json: true,
     };
     let untold = evaluate(&args(None)).unwrap();
@@ -421,6 +425,7 @@ fn what_decides_is_on_the_card_and_in_the_folder() {
         batch: 8,
         mode: GateMode::Shared,
         budget: None,
+        precision: Precision::F32,
         json: true,
     });
     assert_eq!(again.unwrap().macs.effective, random.macs.by_batch["8"]);
@@ -482,4 +487,66 @@ fn what_the_job_gets_wrong_is_said_before_any_step() {
         assert_eq!(error.fault(), crate::ipc::Fault::User, "{error}");
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+#[test]
+fn a_budget_of_time_is_met_by_its_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("table.json");
+    let points = |count: i64, step: i64, ms: fn(f64) -> f64| {
+        (1..=count)
+            .map(|k| Point {
+                size: step * k,
+                ms: ms(k as f64 / count as f64),
+            })
+            .collect()
+    };
+    let table = LatencyTable {
+        dims: prepare(&spec(UNIFIED, "")).config.dims,
+        gate_hidden: 2,
+        batch: 8,
+        threads: 1,
+        device: "cpu: a test".to_owned(),
+        fixed_ms: 0.1,
+        gate_ms: 0.001,
+        // FFNs take most of the time here, MHSAs most of the MACs of their share.
+        attn: points(2, 1, |share| 0.2 + 0.1 * share),
+        ffn: points(8, 8, |share| 0.2 + 2.0 * share),
+    };
+    let asked = format!("{UNIFIED}\ncost = {{ latency = \"{}\" }}", path.display());
+    let refusal = |spec: &str| {
+        Prepared::new("job-1", spec, &Assets::default(), 0)
+            .unwrap_err()
+            .to_string()
+    };
+    let missing = refusal(&spec(&asked, ""));
+    assert!(missing.starts_with("compress.cost.latency: "), "{missing}");
+    assert!(missing.contains("table.json"), "{missing}");
+
+    std::fs::write(&path, serde_json::to_vec(&table).unwrap()).unwrap();
+    let (_folder, dir, card, _) = finished(&asked);
+    let model = espalier_vit::Vit::open(&dir, tch::Device::Cpu).unwrap();
+    let config = model.config();
+    let mut expected = table.fixed_ms;
+    for (block, rate) in config.structure.blocks.iter().zip(&card.gates.rate) {
+        let parts = [
+            (block.heads, &table.attn, rate.attn),
+            (block.neurons, &table.ffn, rate.ffn),
+        ];
+        for (size, points, rate) in parts {
+            if let Some(point) = points.iter().find(|point| point.size == size) {
+                expected += rate.unwrap() * point.ms + table.gate_ms;
+            }
+        }
+    }
+    let budget = card.budget.unwrap();
+    assert_eq!((budget.unit.as_str(), budget.target), ("milliseconds", 0.6));
+    assert!(
+        (budget.effective / expected - 1.0).abs() < 1e-9,
+        "{budget:?}"
+    );
+    let cost = Cost::new(&config.dims, config.gate.as_ref()).in_time(table);
+    let static_ratio = cost.static_macs(&config.structure) / cost.dense();
+    assert!((0.6..=0.8).contains(&static_ratio), "{static_ratio}");
+    assert_eq!(card.macs.dense, Cost::new(&config.dims, None).dense());
 }

@@ -232,7 +232,7 @@ impl<'a> Trainer<'a> {
         };
         let values = flat.gather();
         Self {
-            cost: Cost::new(&model.config().dims, model.config().gate.as_ref()),
+            cost: prepared.cost(model.config().gate.as_ref()),
             optimizer: AdamW::new(
                 &train.optimizer,
                 flat.lr_scale(scales, device),
@@ -443,7 +443,7 @@ impl<'a> Trainer<'a> {
             Some(search) => {
                 let compress = &self.job().compress;
                 // What the tune stage's gates cost is part of its static MACs.
-                let cost = Cost::new(&self.model.config().dims, self.prepared.gate.as_ref());
+                let cost = self.prepared.cost(self.prepared.gate.as_ref());
                 let next = transition(&self.model, &search, &cost, compress)
                     .map_err(|error| TrainError::Machine(error.to_string()))?;
                 (next.model, Some(next.choice))

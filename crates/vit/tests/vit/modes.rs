@@ -37,6 +37,25 @@ fn per_sample_logits_do_not_depend_on_the_batch() {
 }
 
 #[test]
+fn a_batch_of_many_tiles_gives_what_small_batches_give() {
+    let vit = gated(gates(GateInput::Mean, Average::Logits));
+    let x_BCHW = images(&dims(), 250, 9);
+    let (whole, _) = per_sample(&vit, &x_BCHW);
+    let parts = x_BCHW.split(BATCH, 0);
+    let parts: Vec<Tensor> = parts.iter().map(|part| per_sample(&vit, part).0).collect();
+    assert_close(&Tensor::cat(&parts, 0), &whole, 1e-5);
+}
+
+#[test]
+fn inference_takes_no_gradient() {
+    let vit = gated(gates(GateInput::Cls, Average::Logits));
+    for routing in [Routing::Shared, Routing::PerSample] {
+        let output = vit.forward(&images(&dims(), 4, 10), &routing);
+        assert!(!output.logits_BK.requires_grad());
+    }
+}
+
+#[test]
 fn shared_at_batch_one_is_per_sample() {
     for vit in every_gate() {
         for part in images(&dims(), BATCH, 2).split(1, 0) {
