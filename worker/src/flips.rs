@@ -60,7 +60,7 @@ mod tests {
             heads: 0,
             neurons: 8,
         };
-        config.gate = gated.then(|| GateConfig::from_job(&Gate::default(), &dims));
+        config.gate = gated.then(|| GateConfig::from_job(&Gate::default(), 0.5, &dims));
         config
     }
 

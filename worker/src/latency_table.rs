@@ -56,7 +56,8 @@ fn measure(dims: Dims, args: &LatencyTableArgs) -> anyhow::Result<LatencyTable> 
         hidden_ratio: args.gate_hidden_ratio,
         ..espalier_job::Gate::default()
     };
-    let gate = GateConfig::from_job(&gate, &dims);
+    // Gates that are timed see no budget.
+    let gate = GateConfig::from_job(&gate, 1.0, &dims);
     let neurons = neuron_candidates(dims.ffn, args.neuron_candidates.into());
     let parts: Vec<Part> = [Part::Fixed, Part::Gated]
         .into_iter()

@@ -158,6 +158,9 @@ fn budgets(budgets: &Budgets, compress: &Compress, problems: &mut Problems) {
     problems.require(by_input, path, || {
         "only gates that decide by their input can be run at several budgets: leave it out, or set compress.gate.decide to `input`".to_owned()
     });
+    problems.require(compress.cost == Cost::Macs, path, || {
+        "budgets that are dialled are of MACs: leave them out, or compress.cost".to_owned()
+    });
     problems.require(lo < hi, "compress.gate.budgets.hi", || {
         format!("{hi} is not above lo = {lo}")
     });

@@ -16,7 +16,7 @@ const SPREAD: f64 = 0.25;
 /// # Errors
 /// A target that no structure or no decisions come near.
 pub(super) fn model(dims: Dims, target: f64, x_BCHW: &Tensor) -> anyhow::Result<Vit> {
-    let gate = GateConfig::from_job(&espalier_job::Gate::default(), &dims);
+    let gate = GateConfig::from_job(&espalier_job::Gate::default(), target, &dims);
     let cost = Cost::new(&dims, Some(&gate));
     let part = target.sqrt();
     let config = Config {

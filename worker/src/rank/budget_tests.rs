@@ -197,7 +197,7 @@ fn several_budgets_of_one_model() {
              gate = {{ input = \"mean\", budgets = {{ lo = 0.4, hi = 0.8, adapt = \"{adapt}\" }} }}"
         )));
         let trainer = trained(&prepared);
-        let cost = *trainer.cost();
+        let cost = trainer.cost().clone();
         let mut model = trainer.into_model();
         settle(&prepared, &mut model, &cost).unwrap();
         let structure = model.config().structure.clone();

@@ -27,7 +27,7 @@ pub struct ReportCard {
     pub macs: MacsCard,
     /// The budget, where the job asked for one of time; otherwise it is that of `macs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub budget: Option<BudgetCard>,
+    pub budget: Option<TimeCard>,
     /// Parameters.
     pub params: ParamsCard,
     /// Size of `model.safetensors`, bytes.
@@ -119,7 +119,7 @@ pub struct MacsCard {
 /// measurement of this model, which is under `latency_ms`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct BudgetCard {
+pub struct TimeCard {
     /// What it counts: "milliseconds".
     pub unit: String,
     /// Where the table was measured.

@@ -31,8 +31,8 @@ pub(super) fn finish(
 ) -> Result<(), TrainError> {
     let step = trainer.step();
     let mut model = trainer.into_model();
+    let cost = prepared.cost(model.config().gate.as_ref());
     if gated(&model) {
-        let cost = prepared.cost(model.config().gate.as_ref());
         let found = settle(prepared, &mut model, &cost)?;
         tracing::info!(
             threshold = found.threshold,
@@ -40,7 +40,6 @@ pub(super) fn finish(
             "settled the gates"
         );
     }
-
     let frontier = frontier(prepared, &mut model, &cost)?;
     let folder = observer.folder().join(format!("model-{step}"));
     publish(&folder, |partial| {

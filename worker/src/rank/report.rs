@@ -7,7 +7,8 @@ use tch::Device;
 
 use super::{
     card::{
-        AccuracyCard, BudgetCard, ByBatch, DatasetCard, GatesCard, MacsCard, ParamsCard, ReportCard,
+        AccuracyCard, BudgetCard, ByBatch, DatasetCard, GatesCard, MacsCard, ParamsCard,
+        ReportCard, TimeCard,
     },
     error::TrainError,
     gates::{block_rates, gated, paths, shuffled},
@@ -102,11 +103,11 @@ pub(super) fn report(
 }
 
 /// How the budget was met, where it was not one of MACs. `rates`: share of the samples that run each module.
-fn budget(prepared: &Prepared, config: &Config, rates: &[f64]) -> Option<BudgetCard> {
+fn budget(prepared: &Prepared, config: &Config, rates: &[f64]) -> Option<TimeCard> {
     let cost = prepared.cost(config.gate.as_ref());
     let table = cost.table()?;
     let effective = cost.effective(&config.structure, |module| rates[module]);
-    Some(BudgetCard {
+    Some(TimeCard {
         unit: "milliseconds".to_owned(),
         device: table.device.clone(),
         batch: table.batch,

@@ -76,6 +76,8 @@ impl Cycle {
             let _gate = self.service.0.gate.write().await;
             let due = batch.iter().filter(|digest| !self.is_needed(digest));
             let due: Vec<Digest> = due.copied().collect();
+            // The folder knows no fence: who has been replaced must not remove what the next leader counts on.
+            self.service.0.leader.check().await?;
             let freed = self.service.0.blobs.delete(due.clone()).await?;
             (due, freed)
         };
