@@ -174,11 +174,13 @@ mod tests {
 
     #[test]
     fn work_takes_time_on_the_processor() {
+        // Other tests of this process run beside this one, so that two milliseconds on processors
+        // may be less on the wall: both are waited for.
         let lap = Lap::of(|| {
-            let start = processor_ms();
-            while processor_ms() - start < 2.0 {}
+            let (wall, processor) = (Instant::now(), processor_ms());
+            while wall.elapsed() < Duration::from_millis(2) || processor_ms() - processor < 2.0 {}
         });
-        assert!(lap.processor_ms >= 2.0 && lap.wall_ms >= 1.0, "{lap:?}");
+        assert!(lap.processor_ms >= 2.0 && lap.wall_ms >= 2.0, "{lap:?}");
     }
 
     #[test]
