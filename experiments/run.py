@@ -34,7 +34,7 @@ def job(run: tables.Run, source: Path, cache: Path, scale: float) -> dict:
         if value is None:
             section.pop(leaf, None)
         else:
-            section[leaf] = value
+            section[leaf] = copy.deepcopy(value)
     for stage in ("search", "tune"):
         if stage in document["compress"]:
             document["compress"][stage]["epochs"] *= scale
