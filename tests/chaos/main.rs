@@ -19,10 +19,10 @@ use faults::Fault;
 use site::Site;
 
 /// Steps of a job: enough for several faults.
-const TOTAL: u64 = 600;
+const TOTAL: u64 = 240;
 
 /// Longest that a job may take once nothing disturbs it any more.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 #[test]
 #[ignore = "takes ten minutes, and needs root: make chaos"]
@@ -95,9 +95,9 @@ fn submit(site: &Site, name: &str) -> String {
     let job = TinyJob {
         workers: 3,
         min_workers: Some(1),
-        search: 240,
-        tune: TOTAL - 240,
-        every: 100,
+        search: 90,
+        tune: TOTAL - 90,
+        every: 60,
         name: name.to_owned(),
         ..TinyJob::new(&site.data())
     };
