@@ -48,7 +48,7 @@ impl<'de> Deserialize<'de> for Members {
 
 /// Lengths of the header and of each tensor, in the order of the file; `None` when it is no safetensors
 /// file that can be cut so. Nothing here is trusted to be true of the file: lengths only guide the cuts.
-pub(super) fn parts(reader: &mut impl Read, file_size: u64) -> io::Result<Option<Vec<u64>>> {
+pub(crate) fn parts(reader: &mut impl Read, file_size: u64) -> io::Result<Option<Vec<u64>>> {
     let mut length = [0; 8];
     if file_size < 8 {
         return Ok(None);
@@ -87,6 +87,8 @@ pub(super) fn parts(reader: &mut impl Read, file_size: u64) -> io::Result<Option
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn file(header: &str, data: usize) -> Vec<u8> {
@@ -141,5 +143,35 @@ mod tests {
         assert_eq!(parts_of(&bomb), None);
         bomb[..8].copy_from_slice(&3_u64.to_le_bytes());
         assert_eq!(parts_of(&bomb), None);
+    }
+
+    proptest! {
+        /// Whatever a file says, it is cut into all of itself or not at all.
+        #[test]
+        fn parts_are_the_file(
+            ends in prop::collection::vec((0..40_u64, 0..40_u64), 0..6), data in 0..40_usize,
+            place in 0..400_usize, put in any::<u8>(), damaged in any::<bool>(),
+        ) {
+            let members: Vec<String> = ends
+                .iter()
+                .enumerate()
+                .map(|(i, (begin, end))| format!(r#""t{i}":{{"data_offsets":[{begin},{end}]}}"#))
+                .collect();
+            let mut file = file(&format!("{{{}}}", members.join(",")), data);
+            if damaged {
+                let place = place % file.len();
+                file[place] = put;
+            }
+            if let Some(parts) = parts_of(&file) {
+                prop_assert_eq!(parts.iter().sum::<u64>(), file.len() as u64);
+            }
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(parts) = parts_of(&bytes) {
+                prop_assert_eq!(parts.iter().sum::<u64>(), bytes.len() as u64);
+            }
+        }
     }
 }
