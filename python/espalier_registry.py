@@ -2,7 +2,7 @@
 
     import espalier_registry
 
-    with espalier_registry.connect("localhost:7878") as registry:
+    with espalier_registry.connect("localhost:7878") as registry:  # or connect("HOST:7878", token=..., ca="ca.pem")
         checkpoint = registry.pull("my-model:best", "folder")
         print(checkpoint.digest, checkpoint.report["accuracy"]["per_sample"])
         for found in registry.list(where="accuracy.per_sample > 0.9"):
@@ -15,6 +15,7 @@ must have the digest that names the checkpoint, and every chunk its own before i
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
 import shutil
@@ -89,17 +90,45 @@ class Listed:
     step: int
 
 
-def connect(address: str) -> Registry:
-    """A registry at `host:port`. Errors: RegistryError when nobody answers there."""
-    return Registry(address)
+def connect(
+    address: str,
+    token: str | None = None,
+    ca: str | Path | None = None,
+    cert: str | Path | None = None,
+    key: str | Path | None = None,
+) -> Registry:
+    """A registry at `host:port`.
+
+    `token` is what `espalier token create` printed; ESPALIER_TOKEN if it is not given. `ca` is the PEM file of the
+    authority that signed the registry's certificate: the connection is encrypted then. `cert` and `key` are the PEM files
+    of this client's certificate, where the registry asks for one.
+
+    Errors: RegistryError when nobody answers there; OSError when a file cannot be read.
+    """
+    return Registry(address, token, ca, cert, key)
 
 
 class Registry:
     """A connection to a registry. Close it, or use it in a `with` statement."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        ca: str | Path | None = None,
+        cert: str | Path | None = None,
+        key: str | Path | None = None,
+    ) -> None:
+        token = token or os.environ.get("ESPALIER_TOKEN")
+        if token and ca is None and not _is_loopback(address):
+            raise RegistryError(f"the token is not sent to {address} without encryption: pass ca")
+        self._metadata = [("authorization", f"Bearer {token.strip()}")] if token else []
         options = [("grpc.max_receive_message_length", MAX_MESSAGE)]
-        self._channel = grpc.insecure_channel(address, options=options)
+        if ca is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            own = [None if path is None else Path(path).read_bytes() for path in (ca, key, cert)]
+            self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(*own), options=options)
         try:
             pool = DescriptorPool(ProtoReflectionDescriptorDatabase(self._channel))
             self._service = pool.FindServiceByName("espalier.v1.RegistryService")
@@ -191,9 +220,18 @@ class Registry:
             f"/{self._service.full_name}/{method}", lambda message: message.SerializeToString(), answer.FromString
         )
         try:
-            return rpc(GetMessageClass(described.input_type)(**fields), timeout=SECONDS)
+            message = GetMessageClass(described.input_type)(**fields)
+            return rpc(message, timeout=SECONDS, metadata=self._metadata)
         except grpc.RpcError as error:
             raise RegistryError(f"{method}: {error.details()} ({error.code().name})") from error
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _digest(data: bytes) -> str:
@@ -230,17 +268,26 @@ def _batches(chunks: tuple[Chunk, ...]) -> Iterator[list[Chunk]]:
 def _checkpoint(manifest: bytes, digest: str) -> Checkpoint:
     if len(manifest) > MAX_MANIFEST:
         raise RegistryError(f"the manifest has {len(manifest)} bytes, more than {MAX_MANIFEST}")
-    content = json.loads(manifest)
-    if content["espalier"] != MANIFEST_VERSION:
-        raise RegistryError(f"the manifest is of version {content['espalier']}, this program knows {MANIFEST_VERSION}")
-    files = tuple(_file(file) for file in content["files"])
-    return Checkpoint(content["name"], digest, content["kind"], files, content["lineage"], content["report"])
+    try:
+        content = json.loads(manifest)
+        if content["espalier"] != MANIFEST_VERSION:
+            raise RegistryError(
+                f"the manifest is of version {content['espalier']}, this program knows {MANIFEST_VERSION}"
+            )
+        files = tuple(_file(file) for file in content["files"])
+        paths = {file.path.lower() for file in files}
+        if len(paths) != len(files):
+            raise RegistryError("the manifest has a file twice, or two that differ only in their case")
+        return Checkpoint(content["name"], digest, content["kind"], files, content["lineage"], content["report"])
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise RegistryError(f"the manifest is not what it should be: {error!r}") from error
 
 
 def _file(entry: dict[str, Any]) -> File:
     path = entry["path"]
     parts = path.split("/")
-    if path.startswith("/") or "\\" in path or ":" in path or any(part in ("", ".", "..") for part in parts):
+    plain = all(c == " " or "!" <= c <= "~" or (c > "~" and c.isalnum()) for c in path)
+    if not plain or "\\" in path or ":" in path or any(part in ("", ".", "..") for part in parts):
         raise RegistryError(f"path {path!r} could lead out of the folder")
     chunks = tuple(Chunk(chunk["digest"], chunk["size"]) for chunk in entry["chunks"])
     if any(not 0 < chunk.size <= MAX_CHUNK for chunk in chunks) or sum(c.size for c in chunks) != entry["size"]:

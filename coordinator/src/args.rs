@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::auth_args::AuthArgs;
 use crate::server::{Options, StoreOptions};
 use crate::store_args::StoreArgs;
 
@@ -61,6 +62,9 @@ pub struct Args {
     /// Where the state is kept that is not blobs.
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Who may call, and how.
+    #[command(flatten)]
+    pub auth: AuthArgs,
 }
 
 impl Args {
@@ -87,6 +91,7 @@ impl Args {
             data_dir: self.data_dir.clone(),
             role: self.role,
             registry_quota: self.registry_quota,
+            auth: self.auth.options(),
             lease_ttl: Duration::from_millis(u64::from(self.lease_ttl_ms)),
             advertise: self
                 .advertise

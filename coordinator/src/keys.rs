@@ -8,6 +8,9 @@ pub(crate) const JOBS: &str = "jobs/";
 /// Prefix of all workers.
 pub(crate) const WORKERS: &str = "workers/";
 
+/// Prefix of all tokens.
+pub(crate) const TOKENS: &str = "tokens/";
+
 /// Number of the last job.
 pub(crate) const JOB_COUNTER: &str = "counters/jobs";
 
@@ -32,6 +35,11 @@ pub(crate) fn request(request_id: &str) -> String {
 /// A worker.
 pub(crate) fn worker(id: &str) -> String {
     format!("{WORKERS}{id}")
+}
+
+/// A token.
+pub(crate) fn token(name: &str) -> String {
+    format!("{TOKENS}{name}")
 }
 
 /// Highest report of a worker that is stored.

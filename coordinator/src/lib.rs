@@ -8,6 +8,8 @@
 
 mod api;
 pub mod args;
+mod auth;
+mod auth_args;
 mod blobs_folder;
 pub mod clock;
 mod codec;
@@ -28,9 +30,12 @@ mod sessions;
 pub mod stalls;
 mod store_args;
 mod term;
+mod tls;
 mod worker;
 
+pub use auth::{AdminTokenError, AuditError, Auth, AuthOptions};
 pub use blobs_folder::FolderError;
 pub use error::Error;
 pub use server::{Options, ServeError, StoreOptions, run};
+pub use tls::{TlsError, TlsFiles};
 pub use worker::WorkerRecord;

@@ -1,14 +1,16 @@
+mod door;
 pub(crate) mod registry;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use espalier_proto::MAX_MESSAGE;
 use espalier_proto::v1::FILE_DESCRIPTOR_SET;
 use espalier_proto::v1::job_service_server::JobServiceServer;
 use espalier_proto::v1::registry_service_server::RegistryServiceServer;
+use espalier_proto::v1::token_service_server::TokenServiceServer;
 use espalier_proto::v1::worker_service_server::WorkerServiceServer;
-use espalier_proto::{MAX_MESSAGE, MAX_REGISTRY_MESSAGE};
 use espalier_registry::{RegistryError, RegistryService};
 use espalier_store::{EtcdOptions, Store, StoreError};
 use tokio::net::TcpListener;
@@ -17,31 +19,26 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::server::NamedService as _;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::api::{Jobs, Workers};
 use crate::args;
+use crate::auth::{AdminTokenError, AuditError, AuthOptions, Tokens};
 use crate::blobs_folder::{self, FolderError};
 use crate::error::Error;
 use crate::role::{Leading, Led, Role};
 use crate::term;
-
-/// Time between two pings of a connection, and longest wait for the answer: without them a cut link
-/// is never noticed.
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
-
-/// Bytes that a client may send before they are read: two messages of the registry.
-const WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
+use crate::tls::TlsError;
+use door::Door;
 
 /// What health is told of.
-const SERVICES: [&str; 3] = [
+const SERVICES: [&str; 4] = [
     JobServiceServer::<Jobs>::NAME,
     WorkerServiceServer::<Workers>::NAME,
     RegistryServiceServer::<RegistryService>::NAME,
+    TokenServiceServer::<Tokens>::NAME,
 ];
 
 /// Longest wait for open calls when stopping.
@@ -58,6 +55,8 @@ pub struct Options {
     pub registry_quota: Option<u64>,
     /// Where the state is kept that is not blobs.
     pub store: StoreOptions,
+    /// Who may call, and how.
+    pub auth: AuthOptions,
     /// Time without a message after which a worker counts as lost; 200 ms to 10 min.
     pub lease_ttl: Duration,
     /// Time from a gang's placement until its ranks have met.
@@ -88,6 +87,7 @@ impl Default for Options {
             role: args::Role::All,
             registry_quota: None,
             store: StoreOptions::Embedded,
+            auth: AuthOptions::default(),
             lease_ttl: Duration::from_secs(5),
             start_deadline: Duration::from_secs(300),
             infrastructure_restarts: 20,
@@ -121,6 +121,21 @@ pub enum ServeError {
     /// The stored state cannot be read, or the store failed.
     #[error(transparent)]
     State(#[from] Error),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The token that may do everything cannot be read or made.
+    #[error(transparent)]
+    AdminToken(#[from] AdminTokenError),
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// Tokens would go over the network in the clear.
+    #[error(
+        "tokens are asked for at {0}, which other machines reach, without encryption: pass --tls-cert and \
+         --tls-key, or --plaintext-tokens if everybody between may read them"
+    )]
+    Plaintext(SocketAddr),
     /// The network failed.
     #[error("cannot serve: {0}")]
     Serve(String),
@@ -135,6 +150,7 @@ pub async fn run(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
+    let door = Door::check(&options, listener)?;
     let data_dir = options.data_dir.clone();
     tokio::fs::create_dir_all(&data_dir)
         .await
@@ -154,8 +170,8 @@ pub async fn run(
         }
     };
     let ended = match options.role {
-        args::Role::All => coordinate(&options, &store, listener, stop).await,
-        args::Role::Registry => registry::serve_alone(&options, &store, listener, stop).await,
+        args::Role::All => coordinate(&options, &store, door, stop).await,
+        args::Role::Registry => registry::serve_alone(&options, &store, door, stop).await,
     };
     store.close().await;
     ended
@@ -164,9 +180,10 @@ pub async fn run(
 async fn coordinate(
     options: &Options,
     store: &Store,
-    listener: TcpListener,
+    door: Door,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
+    let guard = door::guard(options, store)?;
     let (leading, seen) = watch::channel(None);
     let role = Role::new(store.clone(), options.advertise.clone(), seen.clone());
     // Ends all when either the campaigns or the server end.
@@ -184,7 +201,7 @@ async fn coordinate(
                 () = halt.cancelled() => {}
             }
         }
-        let served = serve(listener, routes, halt.clone()).await;
+        let served = door.serve(routes, guard, halt.clone()).await;
         halt.cancel();
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
@@ -225,37 +242,6 @@ async fn tell_health(
     }
 }
 
-async fn serve(
-    listener: TcpListener,
-    routes: Routes,
-    halt: CancellationToken,
-) -> Result<(), ServeError> {
-    let failed = |error: &dyn std::error::Error| ServeError::Serve(error.to_string());
-    let address: SocketAddr = listener.local_addr().map_err(|e| failed(&e))?;
-    info!(%address, "listening");
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            halt.cancelled(),
-        );
-    let overdue = async {
-        halt.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
-    };
-    tokio::select! {
-        served = server => served.map_err(|e| failed(&e)),
-        () = overdue => {
-            warn!("connections were still open when the time to drain was over");
-            Ok(())
-        }
-    }
-}
-
 fn routes(
     store: &Store,
     role: Role,
@@ -269,8 +255,12 @@ fn routes(
     let workers = WorkerServiceServer::new(Workers::new(role.clone(), tasks.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
+    let tokens = TokenServiceServer::new(Tokens::new(store.clone(), role.clone()))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
     let registry = Led::new(role, |leading| leading.registry.into_server());
-    reflected(Routes::new(jobs).add_service(workers).add_service(registry))
+    let routes = Routes::new(jobs).add_service(workers).add_service(tokens);
+    reflected(routes.add_service(registry))
 }
 
 /// The routes, and the services that describe them.

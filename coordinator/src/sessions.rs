@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use espalier_auth::Verb;
 use espalier_proto::v1::session_request::Message;
 use espalier_proto::v1::{Ack, Register, SessionRequest, SessionResponse, session_response};
 use espalier_store::Leader;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::api::WorkersError;
+use crate::auth::Admitted;
 use crate::clock::{Clock, wall};
 use crate::control::{Handle, Link, Outgoing};
 use crate::error::Error;
@@ -44,9 +46,14 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// Serves a session to its end, and says down the stream why it ended.
-    pub(crate) async fn serve(self, inbound: Streaming<SessionRequest>, outgoing: Outgoing) {
+    pub(crate) async fn serve(
+        self,
+        inbound: Streaming<SessionRequest>,
+        admitted: Admitted,
+        outgoing: Outgoing,
+    ) {
         let ended = tokio::select! {
-            ended = self.session(inbound, &outgoing) => match ended {
+            ended = self.session(inbound, &admitted, &outgoing) => match ended {
                 Err(WorkersError::Inner(Error::Stopping)) => Err(self.why_it_ends().await),
                 other => other,
             },
@@ -68,11 +75,14 @@ impl Sessions {
     async fn session(
         &self,
         mut inbound: Streaming<SessionRequest>,
+        admitted: &Admitted,
         outgoing: &Outgoing,
     ) -> Result<(), WorkersError> {
         let register = first(&mut inbound).await?;
         let record =
             WorkerRecord::from_register(&register, wall()).map_err(WorkersError::Arguments)?;
+        // From here on the session is this worker's: no later message names one.
+        admitted.check(Verb::Worker, &record.worker_id).await?;
         let (worker, incarnation) = (record.worker_id.clone(), record.incarnation.clone());
         let heard = Arc::new(AtomicU64::new(self.clock.now().0));
         let cut = CancellationToken::new();

@@ -19,6 +19,8 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     /// Of the store that the coordinators share; one has its own.
     store: Option<String>,
+    /// What the user's token allows, where tokens are asked for.
+    scopes: Option<Vec<String>>,
     ports: Vec<u16>,
     coordinators: Vec<Option<Child>>,
     workers: Vec<Option<Child>>,
@@ -27,18 +29,30 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a coordinator and so many workers, and waits until all are registered.
     pub fn start(workers: usize) -> Self {
-        Self::with(1, None, workers)
+        Self::with(1, None, None, workers)
+    }
+
+    /// The same with tokens: of each worker one of its own, and one with these scopes for the command.
+    pub fn start_guarded(scopes: &[&str], workers: usize) -> Self {
+        let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
+        Self::with(1, None, Some(scopes), workers)
     }
 
     /// Starts two coordinators on a store in etcd, of which one leads, and so many workers.
     pub fn start_pair(store: String, workers: usize) -> Self {
-        Self::with(2, Some(store), workers)
+        Self::with(2, Some(store), None, workers)
     }
 
-    fn with(coordinators: usize, store: Option<String>, workers: usize) -> Self {
+    fn with(
+        coordinators: usize,
+        store: Option<String>,
+        scopes: Option<Vec<String>>,
+        workers: usize,
+    ) -> Self {
         let mut cluster = Self {
             dir: tempfile::tempdir().unwrap(),
             store,
+            scopes,
             ports: (0..coordinators).map(|_| free_port()).collect(),
             coordinators: (0..coordinators).map(|_| None).collect(),
             workers: (0..workers).map(|_| None).collect(),
@@ -47,6 +61,7 @@ impl Cluster {
         for index in 0..coordinators {
             cluster.start_coordinator_at(index);
         }
+        cluster.make_tokens(workers);
         for index in 0..workers {
             cluster.start_worker(index);
         }
@@ -57,6 +72,33 @@ impl Cluster {
             connected.filter(|w| w["connected"] == true).count() == workers
         });
         cluster
+    }
+
+    /// Makes the tokens, by the one that the coordinator has made. The user's comes last: from then on
+    /// the command has it.
+    fn make_tokens(&self, workers: usize) {
+        let Some(scopes) = &self.scopes else {
+            return;
+        };
+        for index in 0..workers {
+            let name = format!("worker-{index}");
+            self.make_token(&name, &[format!("worker:{name}")]);
+        }
+        self.make_token("user", scopes);
+    }
+
+    fn make_token(&self, name: &str, scopes: &[String]) {
+        let mut args = vec!["token", "create", "--name", name];
+        for scope in scopes {
+            args.extend(["--scope", scope]);
+        }
+        let ran = self.cli(&args);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        fs::write(self.token_file(name), ran.stdout).unwrap();
+    }
+
+    fn token_file(&self, name: &str) -> PathBuf {
+        self.dir().join(format!("{name}.token"))
     }
 
     /// The test's folder.
@@ -100,6 +142,9 @@ impl Cluster {
         if let Some(store) = &self.store {
             command.args(["--store", store]);
         }
+        if self.scopes.is_some() {
+            command.args(["--auth", "required"]);
+        }
         self.coordinators[index] = Some(self.spawn(command, &format!("coordinator-{index}")));
         self.wait("the coordinator to listen", |cluster| {
             let endpoint = cluster.endpoint_at(index);
@@ -135,6 +180,9 @@ impl Cluster {
             .args(["agent", "--coordinator", &self.endpoint(), "--id", &name])
             .arg("--dir")
             .arg(self.dir().join(&name));
+        if self.scopes.is_some() {
+            command.env("ESPALIER_TOKEN_FILE", self.token_file(&name));
+        }
         self.workers[index] = Some(self.spawn(command, &name));
     }
 
@@ -206,7 +254,16 @@ impl Cluster {
     #[track_caller]
     pub fn cli(&self, args: &[&str]) -> Ran {
         let mut command = Command::new(program("espalier"));
-        Ran::of(command.args(args).env("ESPALIER_ENDPOINT", self.endpoint()))
+        command.args(args).env("ESPALIER_ENDPOINT", self.endpoint());
+        if self.scopes.is_some() {
+            let own = self.token_file("user");
+            let admin = self.dir().join("coordinator/admin-token");
+            command.env(
+                "ESPALIER_TOKEN_FILE",
+                if own.is_file() { own } else { admin },
+            );
+        }
+        Ran::of(&mut command)
     }
 
     /// Submits a job file's text; the answer is the job's id.

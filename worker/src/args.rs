@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use espalier_auth::AccessArgs;
 use espalier_job::Preset;
 use serde::{Deserialize as _, de::IntoDeserializer as _};
 
@@ -47,6 +48,9 @@ pub struct AgentArgs {
         value_delimiter = ','
     )]
     pub coordinator: Vec<String>,
+    /// How it shows who it is.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Folder for the worker's identity and its ranks' files; only one agent may use it.
     #[arg(long, env = "ESPALIER_DIR")]
     pub dir: PathBuf,

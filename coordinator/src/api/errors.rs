@@ -9,11 +9,12 @@ use espalier_store::StoreError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::auth::Refusal;
 use crate::error::Error;
 use crate::ledger::LedgerError;
 
 /// Domain of the `ErrorInfo` in every error.
-const DOMAIN: &str = "coordinator.espalier";
+pub(crate) const DOMAIN: &str = "coordinator.espalier";
 
 /// When to try again after an error that passes.
 const RETRY: Duration = Duration::from_millis(500);
@@ -50,6 +51,9 @@ pub(crate) enum WorkersError {
     /// The worker's stream broke.
     #[error("the worker's stream broke: {}", .0.message())]
     Stream(Status),
+    /// The worker is another's.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The coordinator is going down.
     #[error("the coordinator is stopping")]
     Stopping,
@@ -113,6 +117,7 @@ impl From<WorkersError> for Status {
         match error {
             WorkersError::Arguments(fields) => bad_request(text, fields),
             WorkersError::Stream(_) => status(Code::Aborted, text, "STREAM_BROKEN", true),
+            WorkersError::Refused(refusal) => refusal.into(),
             WorkersError::Stopping => Error::Stopping.into(),
             WorkersError::Inner(error) => error.into(),
         }

@@ -35,6 +35,9 @@ const BUFFER: usize = 64;
 /// Most jobs read for a page before it is cut short: a job file has up to 256 KiB, a message 2 MiB.
 const PAGE_BYTES: usize = 1 << 20;
 
+/// Longest reason of a cancel, in bytes.
+const MAX_REASON: usize = 1024;
+
 /// `JobService`. What only reads is answered by every coordinator, from the store they share.
 #[derive(Clone)]
 pub(crate) struct Jobs {
@@ -193,6 +196,10 @@ impl JobService for Jobs {
     ) -> Result<Response<CancelJobResponse>, Status> {
         let CancelJobRequest { job_id, reason } = request.into_inner();
         bounded(async {
+            if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
+                let problem = format!("has control characters or more than {MAX_REASON} bytes");
+                return Err(JobsError::argument("reason", problem));
+            }
             let id = self.load(&job_id).await?.record.job_id;
             let cancel = |control: Handle| async move { control.cancel(id, reason).await };
             let job = self.role.ask(cancel).await?;

@@ -6,6 +6,6 @@ mod jobs;
 mod pages;
 mod workers;
 
-pub(crate) use errors::{JobsError, WorkersError};
+pub(crate) use errors::{DOMAIN, JobsError, WorkersError};
 pub(crate) use jobs::Jobs;
 pub(crate) use workers::Workers;

@@ -7,6 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::auth::Admitted;
 use crate::role::Role;
 use crate::sessions::OUTGOING;
 
@@ -31,10 +32,12 @@ impl WorkerService for Workers {
         &self,
         request: Request<Streaming<SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let admitted = request.extensions().get::<Admitted>().cloned();
+        let admitted = admitted.ok_or_else(|| Status::internal("the call passed no guard"))?;
         let sessions = self.role.leading().await?.sessions;
         let (sender, receiver) = mpsc::channel(OUTGOING);
         self.tasks
-            .spawn(sessions.serve(request.into_inner(), sender));
+            .spawn(sessions.serve(request.into_inner(), admitted, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 

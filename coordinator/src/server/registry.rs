@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use espalier_proto::v1::registry_service_server::RegistryServiceServer;
+use espalier_proto::v1::token_service_server::TokenServiceServer;
 use espalier_registry::{Blobs, NoJobs, RegistryService};
 use espalier_store::Store;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tracing::warn;
 
-use super::{DRAIN, Options, ServeError, reflected, serve};
+use super::door::{self, Door};
+use super::{DRAIN, Options, ServeError, reflected};
+use crate::auth::Tokens;
 
 /// Opens the folder of chunks.
 pub(crate) async fn open(options: &Options) -> Result<Blobs, ServeError> {
@@ -29,20 +31,23 @@ pub(crate) async fn drain(registry: &RegistryService) {
 pub(super) async fn serve_alone(
     options: &Options,
     store: &Store,
-    listener: TcpListener,
+    door: Door,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
+    let guard = door::guard(options, store)?;
     let leader = store.campaign(&options.advertise).await?;
+    let tokens = TokenServiceServer::new(Tokens::alone(leader.clone()));
     let registry = RegistryService::new(open(options).await?, leader, Arc::new(NoJobs));
     let halt = stop.child_token();
     let (health, health_service) = tonic_health::server::health_reporter();
     health
         .set_serving::<RegistryServiceServer<RegistryService>>()
         .await;
-    let routes = Routes::new(registry.clone().into_server()).add_service(health_service);
-    let routes = reflected(routes)?;
+    health.set_serving::<TokenServiceServer<Tokens>>().await;
+    let routes = Routes::new(registry.clone().into_server()).add_service(tokens);
+    let routes = reflected(routes.add_service(health_service))?;
     let served = async {
-        let served = serve(listener, routes, halt.clone()).await;
+        let served = door.serve(routes, guard, halt.clone()).await;
         halt.cancel();
         served
     };

@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use espalier_auth::{Access, Bearer};
 use espalier_coordinator::{Options, ServeError, run};
 use espalier_proto::v1::job_service_client::JobServiceClient;
 use espalier_proto::v1::session_request::Message;
@@ -18,17 +19,23 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 /// Longest wait for anything that must happen; only a broken build waits it out.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A channel of somebody.
+pub(crate) type Caller = InterceptedService<Channel, Bearer>;
+
 /// A coordinator that can be stopped and started again on the same folder.
 pub(crate) struct Bench {
     dir: TempDir,
     options: Options,
     endpoint: String,
+    /// Who calls.
+    pub(crate) access: Access,
     stop: CancellationToken,
     server: Option<JoinHandle<Result<(), ServeError>>>,
 }
@@ -47,6 +54,7 @@ impl Bench {
             },
             dir,
             endpoint: String::new(),
+            access: Access::default(),
             stop: CancellationToken::new(),
             server: None,
         };
@@ -56,7 +64,11 @@ impl Bench {
 
     async fn launch(&mut self) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        self.endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = match self.options.auth.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        self.endpoint = format!("{scheme}://{}", listener.local_addr().unwrap());
         self.stop = CancellationToken::new();
         let served = run(self.options.clone(), listener, self.stop.clone());
         self.server = Some(tokio::spawn(served));
@@ -77,17 +89,26 @@ impl Bench {
         &self.options.data_dir
     }
 
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     pub(crate) async fn channel(&self) -> Channel {
-        let endpoint = Channel::from_shared(self.endpoint.clone()).unwrap();
+        let endpoint = self.access.endpoint(&self.endpoint).unwrap();
         endpoint.connect().await.unwrap()
     }
 
-    pub(crate) async fn jobs(&self) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.channel().await)
+    /// A channel that shows who calls.
+    pub(crate) async fn caller(&self) -> Caller {
+        InterceptedService::new(self.channel().await, self.access.bearer().unwrap())
     }
 
-    pub(crate) async fn workers(&self) -> WorkerServiceClient<Channel> {
-        WorkerServiceClient::new(self.channel().await)
+    pub(crate) async fn jobs(&self) -> JobServiceClient<Caller> {
+        JobServiceClient::new(self.caller().await)
+    }
+
+    pub(crate) async fn workers(&self) -> WorkerServiceClient<Caller> {
+        WorkerServiceClient::new(self.caller().await)
     }
 
     pub(crate) async fn submit(&self, request_id: &str, spec: &str) -> Result<Job, Status> {
@@ -178,7 +199,7 @@ impl Bench {
             step,
             r#final: last,
         });
-        let client = Client::connect(&self.endpoint).await?;
+        let client = Client::connect_as(&self.endpoint, &self.access).await?;
         let digest = client.push(dir.path(), &request, |_, _| {}).await?;
         Ok(digest)
     }

@@ -3,6 +3,7 @@
 // The exemption for tests does not reach their helpers.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod auth;
 mod bench;
 mod jobs;
 mod kill;
@@ -11,3 +12,4 @@ mod recover;
 mod restart;
 mod serving;
 mod sessions;
+mod tls;

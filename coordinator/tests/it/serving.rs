@@ -14,9 +14,10 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::bench::{Bench, spec};
 
-const SERVICES: [&str; 3] = [
+const SERVICES: [&str; 4] = [
     "espalier.v1.JobService",
     "espalier.v1.RegistryService",
+    "espalier.v1.TokenService",
     "espalier.v1.WorkerService",
 ];
 

@@ -1,15 +1,18 @@
 //! The command line.
 
 mod checkpoint;
+mod token;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use espalier_auth::AccessArgs;
 
 pub use checkpoint::{
     AliasCommand, CheckpointCommand, LabelArgs, ListArgs, PushArgs, RegistryCommand, RetentionArgs,
 };
+pub use token::{CreateArgs, TokenCommand};
 
 /// Train vision transformers that are pruned once and gated per input.
 #[derive(Debug, Parser)]
@@ -39,6 +42,9 @@ pub struct Global {
         default_value = "http://127.0.0.1:7878"
     )]
     pub endpoint: String,
+    /// How it shows who it is.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// How results are printed on stdout.
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -74,6 +80,9 @@ pub enum Command {
     /// Look at the workers.
     #[command(subcommand)]
     Worker(WorkerCommand),
+    /// Make, list and revoke tokens, where the coordinator asks for them.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -310,7 +319,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1,
         "m" => 60,
         "h" => 3600,
-        unit => return Err(format!("unknown unit {unit:?}: use s, m or h")),
+        "d" => 24 * 3600,
+        unit => return Err(format!("unknown unit {unit:?}: use s, m, h or d")),
     };
     let count: u64 = digits
         .parse()
@@ -334,7 +344,8 @@ mod tests {
         assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("20m"), Ok(Duration::from_secs(1200)));
         assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
-        assert!(parse_duration("2d").is_err());
+        assert_eq!(parse_duration("90d"), Ok(Duration::from_secs(7_776_000)));
+        assert!(parse_duration("2w").is_err());
         assert!(parse_duration("soon").is_err());
     }
 }

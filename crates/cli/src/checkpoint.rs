@@ -42,7 +42,7 @@ pub(crate) async fn run(global: &Global, command: CheckpointCommand) -> Result<(
 }
 
 async fn list(global: &Global, args: ListArgs) -> Result<(), Failure> {
-    let mut client = connect::registry(&global.endpoint).await?;
+    let mut client = connect::registry(global).await?;
     let mut checkpoints: Vec<Checkpoint> = Vec::new();
     let mut request = ListCheckpointsRequest {
         page_size: 0,
@@ -122,7 +122,7 @@ async fn describe(global: &Global, reference: String) -> Result<(), Failure> {
         checkpoint,
         manifest,
         signatures,
-    } = connect::registry(&global.endpoint)
+    } = connect::registry(global)
         .await?
         .get_checkpoint(connect::unary(GetCheckpointRequest {
             reference,

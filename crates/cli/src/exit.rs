@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use espalier_auth::AccessError;
 use espalier_registry::ClientError;
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -62,9 +63,16 @@ impl Failure {
     }
 }
 
+impl From<AccessError> for Failure {
+    fn from(error: AccessError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
+            ClientError::Access(error) => error.into(),
             ClientError::Rpc {
                 operation, status, ..
             } => Self::Rpc { operation, status },

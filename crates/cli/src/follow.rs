@@ -7,6 +7,7 @@ use espalier_proto::v1::watch_job_response::Entry;
 use espalier_proto::v1::{GetJobRequest, Job, JobState, WatchJobRequest};
 use tonic::{Code, Request};
 
+use crate::args::Global;
 use crate::connect::{self, Leader};
 use crate::exit::Failure;
 use crate::job::state_name;
@@ -63,13 +64,13 @@ impl Patience {
 ///
 /// # Errors
 /// [`Failure::JobNotSuccessful`] when it ended otherwise; [`Failure::Rpc`] when there is no such job.
-pub(crate) async fn until_end(endpoint: &str, job_id: &str, show: Show) -> Result<(), Failure> {
+pub(crate) async fn until_end(global: &Global, job_id: &str, show: Show) -> Result<(), Failure> {
     let mut progress = (show == Show::Progress).then(Progress::new);
     let mut cursor = 0;
     let mut patience = Patience::default();
     let job = loop {
         let seen = cursor;
-        match watch(endpoint, job_id, &mut cursor, progress.as_mut()).await {
+        match watch(global, job_id, &mut cursor, progress.as_mut()).await {
             Ok(job) => break job,
             Err(failure) => {
                 if cursor > seen {
@@ -99,12 +100,12 @@ pub(crate) async fn until_end(endpoint: &str, job_id: &str, show: Show) -> Resul
 
 /// Reads the feed until it ends, which it does after the terminal event; returns the job then.
 async fn watch(
-    endpoint: &str,
+    global: &Global,
     job_id: &str,
     cursor: &mut u64,
     mut progress: Option<&mut Progress>,
 ) -> Result<Job, Failure> {
-    let mut client = connect::jobs(endpoint).await?;
+    let mut client = connect::jobs(global).await?;
     loop {
         let operation = || format!("watching job {job_id}");
         let request = WatchJobRequest {

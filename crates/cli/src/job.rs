@@ -21,7 +21,7 @@ pub(crate) async fn run(global: &Global, command: JobCommand) -> Result<(), Fail
         JobCommand::Logs { job, follow } => logs::run(global, job, follow).await,
         JobCommand::Cancel { job, reason } => cancel(global, job, reason).await,
         JobCommand::Wait { job, timeout } => {
-            let ended = follow::until_end(&global.endpoint, &job, Show::Nothing);
+            let ended = follow::until_end(global, &job, Show::Nothing);
             match timeout {
                 None => ended.await,
                 Some(limit) => tokio::time::timeout(limit, ended)
@@ -34,14 +34,12 @@ pub(crate) async fn run(global: &Global, command: JobCommand) -> Result<(), Fail
                     }),
             }
         }
-        JobCommand::Follow { job } => {
-            follow::until_end(&global.endpoint, &job, Show::Progress).await
-        }
+        JobCommand::Follow { job } => follow::until_end(global, &job, Show::Progress).await,
     }
 }
 
 async fn list(global: &Global, limit: u32) -> Result<(), Failure> {
-    let mut client = connect::jobs(&global.endpoint).await?;
+    let mut client = connect::jobs(global).await?;
     let mut jobs: Vec<Job> = Vec::new();
     let mut page_token = String::new();
     while jobs.len() < limit as usize {
@@ -70,7 +68,7 @@ async fn list(global: &Global, limit: u32) -> Result<(), Failure> {
 
 async fn cancel(global: &Global, job_id: String, reason: String) -> Result<(), Failure> {
     let operation = format!("cancelling job {job_id}");
-    let job = connect::jobs(&global.endpoint)
+    let job = connect::jobs(global)
         .await?
         .cancel_job(connect::unary(CancelJobRequest { job_id, reason }))
         .await

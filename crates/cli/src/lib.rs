@@ -15,6 +15,7 @@ mod progress;
 mod registry;
 mod report;
 mod siblings;
+mod token;
 mod up;
 mod worker;
 
@@ -29,13 +30,14 @@ use exit::Failure;
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     let global = &cli.global;
     match cli.command {
-        Command::Up(args) => up::run(args).await,
+        Command::Up(args) => up::run(global, args).await,
         Command::Job(command) => job::run(global, command).await,
         Command::Checkpoint(command) => checkpoint::run(global, command).await,
         Command::Registry(command) => registry::run(global, command).await,
         Command::Eval(args) => eval::run(global, args).await,
         Command::Bench(args) => bench::run(global, args).await,
         Command::Worker(WorkerCommand::List) => worker::list(global).await,
+        Command::Token(command) => token::run(global, command).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "espalier", &mut script);

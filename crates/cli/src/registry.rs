@@ -29,7 +29,7 @@ pub(crate) async fn run(global: &Global, command: RegistryCommand) -> Result<(),
 }
 
 async fn usage(global: &Global) -> Result<(), Failure> {
-    let usage = connect::registry(&global.endpoint)
+    let usage = connect::registry(global)
         .await?
         .get_usage(connect::unary(GetUsageRequest {}))
         .await
@@ -60,7 +60,7 @@ async fn usage(global: &Global) -> Result<(), Failure> {
 async fn collect(global: &Global, dry_run: bool) -> Result<(), Failure> {
     let mut request = tonic::Request::new(CollectGarbageRequest { dry_run });
     request.set_timeout(COLLECT);
-    let report = connect::registry(&global.endpoint)
+    let report = connect::registry(global)
         .await?
         .collect_garbage(request)
         .await
@@ -106,15 +106,15 @@ async fn collect(global: &Global, dry_run: bool) -> Result<(), Failure> {
 }
 
 async fn fsck(global: &Global, repair: Option<String>) -> Result<(), Failure> {
-    let client = connect::checkpoints(&global.endpoint).await?;
+    let client = connect::checkpoints(global).await?;
     let mirror = match repair {
         None => None,
         Some(endpoint) if endpoint.contains("://") => {
-            Some(Mirror::Registry(connect::checkpoints(&endpoint).await?))
+            Some(Mirror::Registry(connect::mirror(global, &endpoint).await?))
         }
         Some(folder) if PathBuf::from(&folder).is_dir() => Some(Mirror::Folder(folder.into())),
         Some(other) => {
-            let problem = format!("--repair {other:?}: is neither http://... nor a folder");
+            let problem = format!("--repair {other:?}: is neither http(s)://... nor a folder");
             return Err(Failure::Usage(problem));
         }
     };
@@ -162,7 +162,7 @@ fn row(fault: &Fault) -> Vec<String> {
 }
 
 async fn retention(global: &Global, args: RetentionArgs) -> Result<(), Failure> {
-    let mut client = connect::registry(&global.endpoint).await?;
+    let mut client = connect::registry(global).await?;
     let name = args.name.clone().unwrap_or_default();
     let get = || connect::unary(GetRetentionRequest { name: name.clone() });
     let asking = || Failure::rpc("asking what is kept");

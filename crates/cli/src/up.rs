@@ -10,7 +10,7 @@ use espalier_proto::v1::ListWorkersRequest;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Device, UpArgs};
+use crate::args::{Device, Global, UpArgs};
 use crate::exit::Failure;
 use crate::{connect, output, siblings};
 use child::Program;
@@ -18,7 +18,7 @@ use child::Program;
 /// Time for the coordinator to listen and for the workers to register.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-pub(crate) async fn run(args: UpArgs) -> Result<(), Failure> {
+pub(crate) async fn run(global: &Global, args: UpArgs) -> Result<(), Failure> {
     std::fs::create_dir_all(&args.dir)
         .with_context(|| format!("making the folder {}", args.dir.display()))?;
     let dir = std::path::absolute(&args.dir)
@@ -30,6 +30,10 @@ pub(crate) async fn run(args: UpArgs) -> Result<(), Failure> {
         )));
     }
     let endpoint = format!("http://{}", args.listen);
+    let global = Global {
+        endpoint: endpoint.clone(),
+        ..global.clone()
+    };
     let stop = CancellationToken::new();
     let mut programs = JoinSet::new();
     programs.spawn(child::keep_running(coordinator(&args, &dir)?, stop.clone()));
@@ -39,7 +43,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<(), Failure> {
     }
 
     let outcome = tokio::select! {
-        outcome = serve(&args, &endpoint) => outcome,
+        outcome = serve(&global, &args) => outcome,
         Some(ended) = programs.join_next() => Err(ended.map_or_else(
             |e| anyhow::Error::new(e).into(),
             Failure::from,
@@ -53,10 +57,11 @@ pub(crate) async fn run(args: UpArgs) -> Result<(), Failure> {
 }
 
 /// Says when all is up, then never returns.
-async fn serve(args: &UpArgs, endpoint: &str) -> Result<(), Failure> {
-    ready(endpoint, args.workers).await?;
+async fn serve(global: &Global, args: &UpArgs) -> Result<(), Failure> {
+    ready(global, args.workers).await?;
     output::text(&format!(
-        "ready: {endpoint} with {} workers; state in {}",
+        "ready: {} with {} workers; state in {}",
+        global.endpoint,
         args.workers,
         args.dir.display()
     ))?;
@@ -79,10 +84,10 @@ async fn interrupted() {
 }
 
 /// Waits until the coordinator answers and knows all workers.
-async fn ready(endpoint: &str, workers: u32) -> Result<(), Failure> {
+async fn ready(global: &Global, workers: u32) -> Result<(), Failure> {
     let deadline = Instant::now() + START_DEADLINE;
     loop {
-        let connected = connected(endpoint).await.unwrap_or(0);
+        let connected = connected(global).await.unwrap_or(0);
         if connected >= workers as usize {
             return Ok(());
         }
@@ -97,8 +102,8 @@ async fn ready(endpoint: &str, workers: u32) -> Result<(), Failure> {
     }
 }
 
-async fn connected(endpoint: &str) -> Result<usize, Failure> {
-    let answer = connect::workers(endpoint)
+async fn connected(global: &Global) -> Result<usize, Failure> {
+    let answer = connect::workers(global)
         .await?
         .list_workers(connect::unary(ListWorkersRequest {}))
         .await

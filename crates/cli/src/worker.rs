@@ -9,7 +9,7 @@ use crate::exit::Failure;
 use crate::output::{Listing, time};
 
 pub(crate) async fn list(global: &Global) -> Result<(), Failure> {
-    let workers = connect::workers(&global.endpoint)
+    let workers = connect::workers(global)
         .await?
         .list_workers(connect::unary(ListWorkersRequest {}))
         .await

@@ -16,6 +16,8 @@ mod errors;
 mod failpoint;
 mod files;
 mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gc;
 mod hook;
 mod manifest;
@@ -41,5 +43,5 @@ pub use errors::{ERROR_DOMAIN, RegistryError};
 pub use filter::{Filter, FilterError};
 pub use hook::{HookPlan, NoJobs, PublishHook};
 pub use manifest::{FileEntry, Kind, Lineage, MAX_FILES, MAX_MANIFEST, Manifest, ManifestError};
-pub use service::{Options, RegistryService};
+pub use service::{Options, RegistryService, Visible, checkpoint_name};
 pub use signing::{KeyError, PublicKey, SecretKey};

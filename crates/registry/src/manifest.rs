@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::rules::{check_folders, check_name, check_path};
+use crate::rules::{check_folders, check_name, check_path, check_request_id, check_shown};
 use crate::{ChunkId, Digest, MAX_CHUNK};
 
 /// Version of the manifest that is written and understood.
@@ -14,6 +14,9 @@ pub const MAX_MANIFEST: usize = 1 << 20;
 
 /// Most files in a checkpoint.
 pub const MAX_FILES: usize = 10_000;
+
+/// Longest media type, in bytes.
+const MAX_MEDIA_TYPE: usize = 127;
 
 /// What a checkpoint is.
 ///
@@ -197,6 +200,9 @@ impl Manifest {
     fn check(&self) -> Result<(), ManifestError> {
         let wrong = |field: String| move |problem: String| ManifestError::Field { field, problem };
         check_name(&self.name).map_err(wrong("name".to_owned()))?;
+        if let Some(job) = &self.lineage.job {
+            check_request_id(job).map_err(wrong("lineage.job".to_owned()))?;
+        }
         if self.files.is_empty() || self.files.len() > MAX_FILES {
             return Err(wrong("files".to_owned())(format!(
                 "a checkpoint has 1 to {MAX_FILES} files, not {}",
@@ -205,6 +211,8 @@ impl Manifest {
         }
         for (i, file) in self.files.iter().enumerate() {
             check_path(&file.path).map_err(wrong(format!("files[{i}].path")))?;
+            check_shown(&file.media_type, MAX_MEDIA_TYPE)
+                .map_err(wrong(format!("files[{i}].media_type")))?;
             check_chunks(file).map_err(wrong(format!("files[{i}].chunks")))?;
             if i > 0 && self.files[i - 1].path >= file.path {
                 return Err(wrong(format!("files[{i}].path"))(format!(

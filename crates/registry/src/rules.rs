@@ -1,6 +1,6 @@
 //! What names, aliases and paths may look like.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest name and alias, in bytes.
 const MAX_NAME: usize = 63;
@@ -59,8 +59,8 @@ pub(crate) fn check_path(path: &str) -> Result<(), String> {
         "has a backslash"
     } else if path.contains(':') {
         "has a colon"
-    } else if path.chars().any(char::is_control) {
-        "has a control character"
+    } else if !path.chars().all(is_plain) {
+        "has a character that is no letter, digit, space or ASCII punctuation"
     } else if path
         .split('/')
         .any(|part| part.is_empty() || part == "." || part == "..")
@@ -72,11 +72,47 @@ pub(crate) fn check_path(path: &str) -> Result<(), String> {
     Err(format!("path {path:?} {problem}"))
 }
 
-/// Checks that no path lies below another, which would be both a file and a folder.
+/// Letters and digits of every script, the space, and the punctuation of ASCII. Not: controls, marks that
+/// combine, joiners, overrides of the direction, spaces that look like others. With these two names
+/// look the same, or one name looks like another.
+fn is_plain(c: char) -> bool {
+    c == ' ' || c.is_ascii_graphic() || (!c.is_ascii() && c.is_alphanumeric())
+}
+
+/// Checks a text that people are shown: it has no characters that change how the rest is shown.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check_shown(text: &str, most: usize) -> Result<(), String> {
+    if text.len() > most {
+        return Err(format!("more than {most} bytes"));
+    }
+    let disturbing = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    match text.chars().find(|c| disturbing(*c)) {
+        Some(c) => Err(format!(
+            "has the character {c:?}, which changes how text is shown"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Checks that no path lies below another, which would be both a file and a folder, and that no two
+/// differ only in their case: on some disks they are one file.
 ///
 /// # Errors
 /// The two paths.
 pub(crate) fn check_folders(paths: &BTreeSet<&str>) -> Result<(), String> {
+    let mut folded: BTreeMap<String, &str> = BTreeMap::new();
+    for path in paths {
+        if let Some(other) = folded.insert(path.to_lowercase(), path) {
+            return Err(format!(
+                "paths {other:?} and {path:?} differ only in their case"
+            ));
+        }
+    }
     for path in paths {
         for (end, _) in path.match_indices('/') {
             if paths.contains(&path[..end]) {
@@ -104,6 +140,8 @@ mod tests {
             "a..",
             ".x",
             "sp ace",
+            "na\u{ef}ve.txt",
+            "\u{6a21}\u{578b}.json",
         ] {
             assert_eq!(check_path(path), Ok(()), "{path}");
         }
@@ -132,6 +170,12 @@ mod tests {
             "a\0b",
             "a\nb",
             "a\u{7f}",
+            "nai\u{308}ve.txt",
+            "gpj.\u{202e}exe",
+            "a\u{200b}b",
+            "a\u{a0}b",
+            "..\u{2215}a",
+            "a\u{ff0f}b",
             &long,
         ] {
             assert!(check_path(path).is_err(), "{path:?}");
@@ -164,5 +208,28 @@ mod tests {
     fn a_path_is_a_file_or_a_folder() {
         assert!(check_folders(&BTreeSet::from(["a", "a.b", "b/c"])).is_ok());
         assert!(check_folders(&BTreeSet::from(["a", "a/b/c"])).is_err());
+        assert!(check_folders(&BTreeSet::from(["A/b", "a/B"])).is_err());
+    }
+
+    #[test]
+    fn texts_do_not_change_how_others_are_shown() {
+        for text in [
+            "",
+            "better on the new camera",
+            "na\u{ef}ve, \u{6a21}\u{578b}",
+        ] {
+            assert_eq!(check_shown(text, 64), Ok(()), "{text}");
+        }
+        let long = "x".repeat(65);
+        for text in [
+            "a\nb",
+            "\u{1b}[2J",
+            "a\u{202e}b",
+            "a\u{2066}b",
+            "\u{feff}",
+            &long,
+        ] {
+            assert!(check_shown(text, 64).is_err(), "{text:?}");
+        }
     }
 }

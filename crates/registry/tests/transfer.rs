@@ -6,8 +6,8 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::{
-    Registry, TENSORS, assert_same, checkpoint, id, is_missing, raw, request, safetensors, upload,
-    weights, write,
+    REQUEST, Registry, TENSORS, assert_same, checkpoint, id, is_missing, raw, request, safetensors,
+    upload, weights, write,
 };
 use espalier_proto::v1::{ReadChunksRequest, WriteChunksRequest};
 use espalier_registry::{ClientError, Digest, Expected};
@@ -104,9 +104,6 @@ async fn only_what_changed_moves() {
     let page = client.list(Default::default()).await.expect("lists");
     assert_eq!(page.checkpoints.len(), 3);
 }
-
-static REQUEST: std::sync::LazyLock<espalier_registry::PublishRequest> =
-    std::sync::LazyLock::new(|| request("demo", None));
 
 #[tokio::test]
 async fn many_small_tensors_cost_no_round_trip_each() {
@@ -367,7 +364,7 @@ async fn endpoints_that_cannot_work_are_named() {
     for (endpoint, expected) in [
         ("", "is not an endpoint"),
         ("127.0.0.1:1", "is not an endpoint"),
-        ("https://127.0.0.1:1", "does not begin with http://"),
+        ("ftp://127.0.0.1:1", "is not an endpoint"),
         (
             "http://127.0.0.1:1",
             "cannot reach the registry at http://127.0.0.1:1",

@@ -4,13 +4,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use espalier_registry::ClientError;
+use espalier_auth::{Access, AccessError};
+use espalier_registry::{Client, ClientError};
+use tonic::Request;
 use tonic::transport::Endpoint;
 
 /// The coordinators. Clones share which one is asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Coordinators {
     given: Arc<[String]>,
+    access: Access,
     current: Arc<Mutex<String>>,
 }
 
@@ -18,17 +21,16 @@ impl Coordinators {
     /// Those that were given as URLs; the first is asked first.
     ///
     /// # Errors
-    /// One that is no URL, or that there is none.
-    pub(super) fn new(given: &[String]) -> anyhow::Result<Self> {
+    /// One that cannot be asked so, or that there is none.
+    pub(super) fn new(given: &[String], access: Access) -> anyhow::Result<Self> {
         let Some(first) = given.first() else {
             bail!("--coordinator names none");
         };
         for url in given {
-            Endpoint::from_shared(url.clone()).with_context(|| {
-                format!("--coordinator {url:?} is no URL such as http://host:7878")
-            })?;
+            access.endpoint(url).context("--coordinator")?;
         }
         Ok(Self {
+            access,
             current: Arc::new(Mutex::new(first.clone())),
             given: given.into(),
         })
@@ -37,6 +39,42 @@ impl Coordinators {
     /// URL of the one to ask.
     pub(super) fn current(&self) -> String {
         self.lock().clone()
+    }
+
+    /// How one is reached. Keep-alive at 1 s: without it a link that was cut is never noticed.
+    ///
+    /// # Errors
+    /// What is no URL, or certificates that cannot be used.
+    pub(super) fn endpoint(&self, url: &str) -> Result<Endpoint, AccessError> {
+        Ok(self
+            .access
+            .endpoint(url)?
+            .connect_timeout(Duration::from_secs(3))
+            .http2_keep_alive_interval(Duration::from_secs(1))
+            .keep_alive_timeout(Duration::from_secs(1))
+            .keep_alive_while_idle(true))
+    }
+
+    /// A call, with the token.
+    ///
+    /// # Errors
+    /// A token that cannot be read any more.
+    pub(super) fn request<T>(&self, message: T) -> Result<Request<T>, AccessError> {
+        let mut request = Request::new(message);
+        if let Some(token) = self.access.bearer()?.value() {
+            request
+                .metadata_mut()
+                .insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+
+    /// A client of the registry of one.
+    ///
+    /// # Errors
+    /// As [`Client::connect_as`].
+    pub(super) async fn registry(&self, url: &str) -> Result<Client, ClientError> {
+        Client::connect_as(url, &self.access).await
     }
 
     /// It failed, or said that it does not lead: `leader` does, as `host:port`, or the next may know.
@@ -84,24 +122,13 @@ fn next(given: &[String], failed: &str, leader: Option<&str>) -> String {
     after.or(given.first()).cloned().unwrap_or_default()
 }
 
-/// Keep-alive at 1 s: without it a link that was cut is never noticed.
-///
-/// # Errors
-/// What is no URL.
-pub(super) fn endpoint(url: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(url.to_owned())?
-        .connect_timeout(Duration::from_secs(3))
-        .http2_keep_alive_interval(Duration::from_secs(1))
-        .keep_alive_timeout(Duration::from_secs(1))
-        .keep_alive_while_idle(true))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn given() -> Coordinators {
-        Coordinators::new(&["http://a:1".to_owned(), "http://b:1".to_owned()]).unwrap()
+        let given = ["http://a:1".to_owned(), "http://b:1".to_owned()];
+        Coordinators::new(&given, Access::default()).unwrap()
     }
 
     #[test]
@@ -126,8 +153,9 @@ mod tests {
 
     #[test]
     fn what_is_no_url_is_refused() {
-        let refused = Coordinators::new(&["http://a:1".to_owned(), "not a url".to_owned()]);
-        assert!(refused.unwrap_err().to_string().contains("not a url"));
-        assert!(Coordinators::new(&[]).is_err());
+        let given = ["http://a:1".to_owned(), "not a url".to_owned()];
+        let refused = Coordinators::new(&given, Access::default()).unwrap_err();
+        assert!(format!("{refused:#}").contains("not a url"), "{refused:#}");
+        assert!(Coordinators::new(&[], Access::default()).is_err());
     }
 }

@@ -26,6 +26,7 @@ mod throttle;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use espalier_auth::Access;
 use espalier_proto::v1::{DeviceKind, Register};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -61,7 +62,8 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         "agent starts"
     );
 
-    let coordinators = Coordinators::new(&args.coordinator)?;
+    let access = Access::new(args.access.clone())?;
+    let coordinators = Coordinators::new(&args.coordinator, access)?;
     let mailbox = Mailbox::new(Outbox::new(OUTBOX_LIMIT));
     let pulse = Pulse::default();
     let (orders, received) = mpsc::channel(ORDERS);

@@ -42,6 +42,8 @@ pub(super) fn start(
         .args(["--seat", &seat.to_string()])
         // One thread per rank: more would fight for the cores of the other ranks.
         .env("OMP_NUM_THREADS", "1")
+        // Ranks speak to the agent alone.
+        .env_remove("ESPALIER_TOKEN")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

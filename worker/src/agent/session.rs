@@ -16,7 +16,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::backoff;
-use super::coordinators::{Coordinators, endpoint};
+use super::coordinators::Coordinators;
 use super::key::GangKey;
 use super::mailbox::Mailbox;
 use super::outbox::Outbox;
@@ -136,7 +136,9 @@ impl Session {
         ),
         SessionError,
     > {
-        let channel = endpoint(coordinator)
+        let channel = self
+            .coordinators
+            .endpoint(coordinator)
             .map_err(|error| SessionError::Connect(with_causes(&error)))?
             .connect()
             .await
@@ -166,6 +168,10 @@ impl Session {
         let mut client = WorkerServiceClient::new(channel)
             .max_decoding_message_size(espalier_proto::MAX_MESSAGE)
             .max_encoding_message_size(espalier_proto::MAX_MESSAGE);
+        let requests = self
+            .coordinators
+            .request(requests)
+            .map_err(|error| SessionError::Connect(error.to_string()))?;
         let mut incoming = client
             .session(requests)
             .await

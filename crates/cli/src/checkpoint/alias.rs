@@ -51,7 +51,7 @@ pub(super) async fn run(global: &Global, command: AliasCommand) -> Result<(), Fa
         },
     };
     let name = format!("{}:{}", request.name, request.alias);
-    let now = connect::registry(&global.endpoint)
+    let now = connect::registry(global)
         .await?
         .update_alias(connect::unary(request))
         .await
@@ -99,7 +99,7 @@ async fn history(global: &Global, reference: &str) -> Result<(), Failure> {
         page_size: 500,
         page_token: String::new(),
     };
-    let moves = connect::registry(&global.endpoint)
+    let moves = connect::registry(global)
         .await?
         .list_alias_history(connect::unary(request))
         .await

@@ -17,7 +17,7 @@ pub(super) async fn label(global: &Global, args: LabelArgs) -> Result<(), Failur
         remove_labels: args.remove,
         keep: args.keep,
     };
-    let checkpoint = connect::registry(&global.endpoint)
+    let checkpoint = connect::registry(global)
         .await?
         .update_checkpoint(connect::unary(request))
         .await
@@ -36,7 +36,7 @@ pub(super) async fn delete(global: &Global, reference: String) -> Result<(), Fai
     let request = DeleteCheckpointRequest {
         reference: reference.clone(),
     };
-    connect::registry(&global.endpoint)
+    connect::registry(global)
         .await?
         .delete_checkpoint(connect::unary(request))
         .await

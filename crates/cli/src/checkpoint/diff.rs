@@ -28,7 +28,7 @@ struct Side {
 type Line = [String; 4];
 
 pub(super) async fn run(global: &Global, a: &str, b: &str) -> Result<(), Failure> {
-    let client = connect::checkpoints(&global.endpoint).await?;
+    let client = connect::checkpoints(global).await?;
     let dir = tempfile::tempdir().context("making a temporary folder")?;
     let a = side(&client, a, &dir.path().join("a")).await?;
     let b = side(&client, b, &dir.path().join("b")).await?;

@@ -43,7 +43,7 @@ pub(super) async fn push(global: &Global, args: PushArgs) -> Result<(), Failure>
         ..PublishRequest::new(name, Kind::Model)
     };
     let bar = bar(&args.target);
-    let client = connect::checkpoints(&global.endpoint).await?;
+    let client = connect::checkpoints(global).await?;
     let pushed = client
         .push_folder(&args.dir, &request, advance(&bar))
         .await?;
@@ -112,7 +112,7 @@ async fn fetch_counted(
     trusted: Vec<PublicKey>,
 ) -> Result<(String, Moved), Failure> {
     let bar = bar(reference);
-    let mut client = connect::checkpoints(&global.endpoint).await?;
+    let mut client = connect::checkpoints(global).await?;
     if !trusted.is_empty() {
         client = client.trusting(trusted);
     }
@@ -122,7 +122,7 @@ async fn fetch_counted(
 }
 
 pub(super) async fn verify(global: &Global, reference: &str, dir: &Path) -> Result<(), Failure> {
-    let client = connect::checkpoints(&global.endpoint).await?;
+    let client = connect::checkpoints(global).await?;
     let (found, difference) = client.compare(reference, dir).await?;
     if let Some(difference) = difference {
         return Err(anyhow!(

@@ -7,6 +7,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use anyhow::anyhow;
+use espalier_auth::{Access, Bearer};
 use espalier_proto::not_leader;
 use http_body_util::{BodyExt as _, Full};
 use tonic::Status;
@@ -26,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(300);
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
     given: Arc<[Endpoint]>,
+    access: Access,
+    bearer: Bearer,
     current: Arc<Mutex<(Endpoint, Channel)>>,
 }
 
@@ -33,11 +36,11 @@ impl Leader {
     /// Connects to the first that answers of the coordinators given, by commas.
     ///
     /// # Errors
-    /// When one is no URL, or nobody listens at any.
-    pub(crate) async fn connect(endpoints: &str) -> Result<Self, Failure> {
+    /// When one cannot be asked so, or nobody listens at any.
+    pub(crate) async fn connect(endpoints: &str, access: Access) -> Result<Self, Failure> {
         let given: Vec<Endpoint> = endpoints
             .split(',')
-            .map(|url| endpoint(url.trim()))
+            .map(|url| endpoint(url.trim(), &access))
             .collect::<Result<_, _>>()?;
         let current = first(&given).await.map_err(|error| {
             let error = anyhow!(error);
@@ -46,6 +49,8 @@ impl Leader {
             ))
         })?;
         Ok(Self {
+            bearer: access.bearer()?,
+            access,
             given: given.into(),
             current: Arc::new(Mutex::new(current)),
         })
@@ -61,7 +66,9 @@ impl Leader {
     async fn follow(&self, leader: Option<String>) {
         let (at, _) = self.lock().clone();
         let scheme = at.uri().scheme_str().unwrap_or("http");
-        let hint = leader.and_then(|leader| endpoint(&format!("{scheme}://{leader}")).ok());
+        // Where the token must not go is not followed.
+        let hint =
+            leader.and_then(|leader| endpoint(&format!("{scheme}://{leader}"), &self.access).ok());
         let elsewhere = |endpoint: &&Endpoint| endpoint.uri() != at.uri();
         let ways: Vec<Endpoint> = hint
             .iter()
@@ -93,7 +100,12 @@ impl Service<http::Request<Body>> for Leader {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let leader = self.clone();
         Box::pin(async move {
-            let (parts, body) = request.into_parts();
+            let (mut parts, body) = request.into_parts();
+            if let Some(token) = leader.bearer.value() {
+                let mut token = http::HeaderValue::from_bytes(token.as_encoded_bytes())?;
+                token.set_sensitive(true);
+                parts.headers.insert(http::header::AUTHORIZATION, token);
+            }
             // One message of ours, kept so that it can be sent again.
             let body = body.collect().await?.to_bytes();
             let mut hops = 1;
@@ -115,9 +127,9 @@ impl Service<http::Request<Body>> for Leader {
     }
 }
 
-fn endpoint(url: &str) -> Result<Endpoint, Failure> {
-    Ok(Endpoint::from_shared(url.to_owned())
-        .map_err(|e| Failure::Usage(format!("--endpoint {url:?}: {e}")))?
+fn endpoint(url: &str, access: &Access) -> Result<Endpoint, Failure> {
+    Ok(access
+        .endpoint(url)?
         .connect_timeout(Duration::from_secs(3))
         .http2_keep_alive_interval(Duration::from_secs(1))
         .keep_alive_timeout(Duration::from_secs(3)))

@@ -10,7 +10,7 @@ use crate::{connect, output};
 
 pub(super) async fn run(global: &Global, job_id: String) -> Result<(), Failure> {
     let operation = format!("looking up job {job_id}");
-    let job = connect::jobs(&global.endpoint)
+    let job = connect::jobs(global)
         .await?
         .get_job(connect::unary(GetJobRequest { job_id }))
         .await

@@ -36,7 +36,7 @@ async fn stream(
     cursor: &mut u64,
 ) -> Result<(), Failure> {
     let operation = format!("reading the logs of job {}", request.job_id);
-    let mut lines = connect::jobs(&global.endpoint)
+    let mut lines = connect::jobs(global)
         .await?
         .stream_logs(Request::new(request))
         .await

@@ -20,7 +20,7 @@ pub(super) async fn run(global: &Global, args: SubmitArgs) -> Result<(), Failure
             .unwrap_or_else(|| Uuid::new_v4().to_string()),
         spec_toml: read(&args.file)?,
     };
-    let job = connect::jobs(&global.endpoint)
+    let job = connect::jobs(global)
         .await?
         .submit_job(connect::unary(request))
         .await
@@ -33,7 +33,7 @@ pub(super) async fn run(global: &Global, args: SubmitArgs) -> Result<(), Failure
         Output::Table => output::text(&job.job_id)?,
     }
     if args.follow {
-        follow::until_end(&global.endpoint, &job.job_id, Show::Progress).await?;
+        follow::until_end(global, &job.job_id, Show::Progress).await?;
     }
     Ok(())
 }

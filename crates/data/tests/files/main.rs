@@ -6,6 +6,7 @@ mod damaged;
 mod foreign;
 mod known;
 mod loader;
+mod mutated;
 mod parquet;
 mod shards;
 mod skipped;

@@ -94,6 +94,8 @@ pub(crate) fn decode(id: ChunkId, stored: &Stored) -> Result<Bytes, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn stored(encoding: Encoding, size: u64, data: Vec<u8>) -> Stored {
@@ -158,6 +160,35 @@ mod tests {
             stored(Encoding::Zstd, 3, Vec::new()),
         ] {
             assert!(decode(id, &wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    proptest! {
+        /// Of any bytes nothing comes but the chunk that was asked for.
+        #[test]
+        fn no_bytes_unpack_to_another_chunk(
+            data in prop::collection::vec(any::<u8>(), 0..200), size in 0..300_u64, packed in any::<bool>(),
+        ) {
+            let encoding = if packed { Encoding::Zstd } else { Encoding::Raw };
+            let id = ChunkId { digest: Digest::of(&data), size };
+            if let Ok(bytes) = decode(id, &stored(encoding, size, data)) {
+                prop_assert_eq!(ChunkId::of(&bytes), id);
+            }
+        }
+
+        #[test]
+        fn a_damaged_frame_unpacks_to_its_chunk_or_not_at_all(
+            seed in any::<u8>(), place in 0..4000_usize, put in any::<u8>(), keep in 0..5000_usize,
+        ) {
+            let bytes: Vec<u8> = (0..4000_u32).map(|i| (i / 7) as u8 ^ seed).collect();
+            let mut data = zstd::bulk::compress(&bytes, 1).expect("compresses");
+            let place = place % data.len();
+            data[place] = put;
+            data.truncate(keep);
+            let id = ChunkId::of(&bytes);
+            if let Ok(unpacked) = decode(id, &stored(Encoding::Zstd, id.size, data)) {
+                prop_assert!(unpacked == bytes);
+            }
         }
     }
 }

@@ -1,9 +1,11 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Take};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use fastcdc::v2020::StreamCDC;
 use prost::bytes::Bytes;
+use rustix::fs::OFlags;
 
 use super::{MAX_CHUNK, safetensors};
 
@@ -27,9 +29,13 @@ pub(crate) enum Cuts {
 }
 
 impl Cuts {
-    /// Opens the file. What is beyond `size` bytes is not read.
+    /// Opens the file, which is no link: one may have taken its place since the folder was looked
+    /// through. What is beyond `size` bytes is not read.
     pub(crate) fn open(path: &Path, size: u64) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+        let mut file = File::options()
+            .read(true)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path)?;
         let parts = match path.extension() {
             Some(extension) if extension == "safetensors" => safetensors::parts(&mut file, size)?,
             _ => None,
@@ -105,6 +111,15 @@ mod tests {
         let size = std::fs::metadata(path).expect("there").len();
         let cuts = Cuts::open(path, size).expect("opens");
         cuts.collect::<io::Result<_>>().expect("reads")
+    }
+
+    #[test]
+    fn a_link_is_not_read() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::fs::write(dir.path().join("file"), "secret").expect("writes");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("file"), &link).expect("links");
+        assert!(Cuts::open(&link, 6).is_err());
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Where the tensors of a safetensors file lie.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Read};
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// Longest header that is looked into; a file with a longer one is cut like any other file.
 const MAX_HEADER: u64 = 16 << 20;
@@ -16,9 +17,38 @@ enum Member {
     Other(IgnoredAny),
 }
 
+/// The members of a header, no name twice: readers differ in which of two they take.
+struct Members(BTreeMap<String, Member>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+
+        impl<'de> Visitor<'de> for Each {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = BTreeMap::new();
+                while let Some((name, member)) = map.next_entry::<String, Member>()? {
+                    if members.insert(name, member).is_some() {
+                        return Err(A::Error::custom("a name comes twice"));
+                    }
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Each)
+    }
+}
+
 /// Lengths of the header and of each tensor, in the order of the file; `None` when it is no safetensors
 /// file that can be cut so. Nothing here is trusted to be true of the file: lengths only guide the cuts.
-pub(super) fn parts(reader: &mut impl Read, file_size: u64) -> io::Result<Option<Vec<u64>>> {
+pub(crate) fn parts(reader: &mut impl Read, file_size: u64) -> io::Result<Option<Vec<u64>>> {
     let mut length = [0; 8];
     if file_size < 8 {
         return Ok(None);
@@ -30,7 +60,7 @@ pub(super) fn parts(reader: &mut impl Read, file_size: u64) -> io::Result<Option
     }
     let mut header = Vec::new();
     reader.take(length).read_to_end(&mut header)?;
-    let Ok(members) = serde_json::from_slice::<BTreeMap<String, Member>>(&header) else {
+    let Ok(Members(members)) = serde_json::from_slice(&header) else {
         return Ok(None);
     };
     let mut ends: Vec<(u64, u64)> = members
@@ -57,6 +87,8 @@ pub(super) fn parts(reader: &mut impl Read, file_size: u64) -> io::Result<Option
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn file(header: &str, data: usize) -> Vec<u8> {
@@ -89,8 +121,19 @@ mod tests {
             (offsets("[4,0]"), 4),
             (offsets("[0,18446744073709551615]"), 4),
             (offsets("[-1,4]"), 4),
+            (offsets("[0,4,8]"), 4),
+            (offsets("[0.0,4]"), 4),
+            (
+                r#"{"x":{"data_offsets":[0,4]},"x":{"data_offsets":[4,8]}}"#.to_owned(),
+                8,
+            ),
+            (
+                r#"{"x":{"data_offsets":[0,4]},"y":{"data_offsets":[2,6]}}"#.to_owned(),
+                6,
+            ),
             ("[]".to_owned(), 4),
             ("{".to_owned(), 0),
+            ("[".repeat(100_000), 0),
         ] {
             assert_eq!(parts_of(&file(&header, data)), None, "{header}");
         }
@@ -100,5 +143,35 @@ mod tests {
         assert_eq!(parts_of(&bomb), None);
         bomb[..8].copy_from_slice(&3_u64.to_le_bytes());
         assert_eq!(parts_of(&bomb), None);
+    }
+
+    proptest! {
+        /// Whatever a file says, it is cut into all of itself or not at all.
+        #[test]
+        fn parts_are_the_file(
+            ends in prop::collection::vec((0..40_u64, 0..40_u64), 0..6), data in 0..40_usize,
+            place in 0..400_usize, put in any::<u8>(), damaged in any::<bool>(),
+        ) {
+            let members: Vec<String> = ends
+                .iter()
+                .enumerate()
+                .map(|(i, (begin, end))| format!(r#""t{i}":{{"data_offsets":[{begin},{end}]}}"#))
+                .collect();
+            let mut file = file(&format!("{{{}}}", members.join(",")), data);
+            if damaged {
+                let place = place % file.len();
+                file[place] = put;
+            }
+            if let Some(parts) = parts_of(&file) {
+                prop_assert_eq!(parts.iter().sum::<u64>(), file.len() as u64);
+            }
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(parts) = parts_of(&bytes) {
+                prop_assert_eq!(parts.iter().sum::<u64>(), bytes.len() as u64);
+            }
+        }
     }
 }

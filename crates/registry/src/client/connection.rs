@@ -1,8 +1,10 @@
 use std::time::Duration;
 
+use espalier_auth::{Access, Bearer};
 use espalier_proto::MAX_REGISTRY_MESSAGE;
 use espalier_proto::v1::registry_service_client::RegistryServiceClient;
-use tonic::transport::{Channel, Endpoint};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::ClientError;
@@ -26,30 +28,27 @@ const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(5);
 /// Bytes that the registry may send before they are read: two messages.
 const WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
 
+/// What calls are made by.
+pub(super) type Rpc = RegistryServiceClient<InterceptedService<Channel, Bearer>>;
+
 /// The connection to a registry.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     pub(super) endpoint: String,
-    rpc: RegistryServiceClient<Channel>,
+    rpc: Rpc,
 }
 
 impl Connection {
-    pub(super) async fn open(endpoint: &str) -> Result<Self, ClientError> {
-        let malformed = |problem: String| ClientError::Endpoint {
-            endpoint: endpoint.to_owned(),
-            problem,
-        };
-        let target = Endpoint::from_shared(endpoint.to_owned())
-            .map_err(|e| malformed(deepest(&e)))?
+    pub(super) async fn open(endpoint: &str, access: &Access) -> Result<Self, ClientError> {
+        let bearer = access.bearer()?;
+        let target = access
+            .endpoint(endpoint)?
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_ANSWER)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .tcp_nodelay(true);
-        if target.uri().scheme_str() != Some("http") {
-            return Err(malformed("it does not begin with http://".to_owned()));
-        }
         let channel = target
             .connect()
             .await
@@ -57,7 +56,7 @@ impl Connection {
                 endpoint: endpoint.to_owned(),
                 problem: deepest(&e),
             })?;
-        let rpc = RegistryServiceClient::new(channel)
+        let rpc = RegistryServiceClient::with_interceptor(channel, bearer)
             .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
             .max_encoding_message_size(MAX_REGISTRY_MESSAGE);
         Ok(Self {
@@ -66,7 +65,7 @@ impl Connection {
         })
     }
 
-    pub(super) fn rpc(&self) -> RegistryServiceClient<Channel> {
+    pub(super) fn rpc(&self) -> Rpc {
         self.rpc.clone()
     }
 
@@ -82,7 +81,7 @@ impl Connection {
     pub(super) async fn call<T, F>(
         &self,
         operation: &str,
-        call: impl FnMut(RegistryServiceClient<Channel>) -> F,
+        call: impl FnMut(Rpc) -> F,
     ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
@@ -95,7 +94,7 @@ impl Connection {
         &self,
         deadline: Duration,
         operation: &str,
-        mut call: impl FnMut(RegistryServiceClient<Channel>) -> F,
+        mut call: impl FnMut(Rpc) -> F,
     ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,

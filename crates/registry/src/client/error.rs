@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use espalier_auth::AccessError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -8,14 +9,9 @@ use crate::ManifestError;
 /// Why a push or pull did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The endpoint is not one.
-    #[error("`{endpoint}` is not an endpoint such as http://127.0.0.1:7878: {problem}")]
-    Endpoint {
-        /// As given.
-        endpoint: String,
-        /// What is wrong.
-        problem: String,
-    },
+    /// The endpoint, the token or a certificate cannot be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Nobody answers.
     #[error("cannot reach the registry at {endpoint}: {problem}; is it running?")]
     Unreachable {

@@ -141,11 +141,17 @@ pub(super) fn difference(dir: &Path, manifest: &Manifest) -> Result<Option<Strin
 }
 
 /// Whether a folder can become a checkpoint: it is not there, or there is nothing in it.
+///
+/// # Errors
+/// A link to nothing or to an empty folder: what is put in place would replace the link.
 pub(super) fn is_free(dir: &Path) -> Result<bool, ClientError> {
-    match fs::read_dir(dir) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
-        Err(e) => Err(file_error("read", dir)(e)),
+    let is_link = fs::symlink_metadata(dir).is_ok_and(|metadata| metadata.is_symlink());
+    let is_empty = fs::read_dir(dir).map(|mut entries| entries.next().is_none());
+    match is_empty {
+        Ok(false) => Ok(false),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(file_error("read", dir)(e)),
+        _ if is_link => Err(unusable(dir, "it is a link; name a folder to be made")),
+        _ => Ok(true),
     }
 }
 

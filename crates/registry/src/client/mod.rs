@@ -13,6 +13,7 @@ mod retry;
 use std::path::Path;
 use std::sync::Arc;
 
+use espalier_auth::Access;
 use espalier_proto::v1::{
     Checkpoint, GetCheckpointRequest, ListAliasHistoryRequest, ListAliasHistoryResponse,
     ListCheckpointsRequest, ListCheckpointsResponse, ReleaseLeaseRequest,
@@ -62,13 +63,21 @@ pub struct Pulled {
 }
 
 impl Client {
-    /// Connects to `http://host:port`.
+    /// Connects to `http://host:port`, as nobody.
     ///
     /// # Errors
-    /// [`ClientError::Endpoint`], [`ClientError::Unreachable`].
+    /// [`ClientError::Access`], [`ClientError::Unreachable`].
     pub async fn connect(endpoint: &str) -> Result<Self, ClientError> {
+        Self::connect_as(endpoint, &Access::default()).await
+    }
+
+    /// Connects to `http://host:port` or `https://host:port`, with a token and certificates.
+    ///
+    /// # Errors
+    /// [`ClientError::Access`], [`ClientError::Unreachable`].
+    pub async fn connect_as(endpoint: &str, access: &Access) -> Result<Self, ClientError> {
         Ok(Self {
-            connection: Connection::open(endpoint).await?,
+            connection: Connection::open(endpoint, access).await?,
             trusted: None,
         })
     }

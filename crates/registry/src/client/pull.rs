@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +8,8 @@ use espalier_proto::v1::{Chunk, Encoding, ReadChunksRequest, ReadChunksResponse}
 use espalier_proto::{MAX_BATCH, MAX_CHUNK};
 use prost::Message as _;
 use prost::bytes::Bytes;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use tokio::task::JoinSet;
 use tonic::Code;
 
@@ -22,6 +24,9 @@ use crate::{ChunkId, Manifest};
 
 /// Batches under way at once.
 const PARALLEL: usize = 4;
+
+/// Bytes that a pull leaves free on the disk.
+const RESERVE: u64 = 16 << 20;
 
 /// Where the bytes of a chunk go: (number of the file, offset).
 type Places = Vec<(usize, u64)>;
@@ -85,12 +90,20 @@ fn partial_of(dir: &Path) -> Result<PathBuf, ClientError> {
     Ok(dir.with_file_name(name))
 }
 
-/// Makes the folder and keeps other pulls out of it.
+/// Makes the folder and keeps other pulls out of it. One that is a link leads to files of something
+/// else, which a pull would take for its own and remove.
 async fn lock(partial: &Path) -> Result<File, ClientError> {
     let partial = partial.to_owned();
     blocking(move || {
         fs::create_dir_all(&partial).map_err(file_error("make", &partial))?;
-        let lock = File::open(&partial).map_err(file_error("open", &partial))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = match rustix::fs::open(&partial, flags, Mode::empty()) {
+            Ok(lock) => File::from(lock),
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                return Err(unusable(&partial, "it is a link; remove it"));
+            }
+            Err(e) => return Err(file_error("open", &partial)(e.into())),
+        };
         lock.try_lock()
             .map_err(|_| unusable(&partial, "another pull is writing there; wait for it"))?;
         Ok(lock)
@@ -148,8 +161,13 @@ impl Pull {
         // What is there may be of another checkpoint, or not even a plain file.
         let there = folder::walk(&self.partial)?;
         for path in &there {
-            if !self.manifest.files.iter().any(|file| file.path == *path) {
-                let path = self.partial.join(path);
+            let belongs = self.manifest.files.iter().any(|file| file.path == *path);
+            let path = self.partial.join(path);
+            // With another name, elsewhere, it is somebody's file.
+            let links = fs::metadata(&path)
+                .map_err(file_error("read", &path))?
+                .nlink();
+            if !belongs || links > 1 {
                 fs::remove_file(&path).map_err(file_error("remove", &path))?;
             }
         }
@@ -168,6 +186,12 @@ impl Pull {
                 offset += chunk.size;
             }
         }
+        let bytes = |(id, places): (&ChunkId, &Places)| id.size.saturating_mul(places.len() as u64);
+        let needed = wanted.iter().map(bytes).fold(0, u64::saturating_add);
+        let disk = rustix::fs::statvfs(&self.partial)
+            .map_err(|e| file_error("look at the disk of", &self.partial)(e.into()))?;
+        check_room(needed, disk.f_bavail.saturating_mul(disk.f_frsize))
+            .map_err(|problem| unusable(&self.partial, problem))?;
         Ok((files, wanted))
     }
 
@@ -286,6 +310,17 @@ fn unpack(id: ChunkId, chunk: Chunk) -> Result<Bytes, String> {
     decode(id, &stored)
 }
 
+/// A manifest of a megabyte can ask for fifty gigabytes, of one chunk again and again: that is found
+/// before the disk is full.
+fn check_room(needed: u64, available: u64) -> Result<(), String> {
+    if needed.saturating_add(RESERVE) <= available {
+        return Ok(());
+    }
+    Err(format!(
+        "the checkpoint needs {needed} bytes, and the disk has {available}; make room, or pull to another"
+    ))
+}
+
 /// Opens a file for writing in places, as long as it is to be.
 fn open(path: &Path, size: u64) -> Result<File, ClientError> {
     let folder = folder::parent(path);
@@ -294,6 +329,7 @@ fn open(path: &Path, size: u64) -> Result<File, ClientError> {
         .write(true)
         .create(true)
         .truncate(false)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .map_err(file_error("open", path))?;
     file.set_len(size).map_err(file_error("resize", path))?;
@@ -319,4 +355,17 @@ fn batches(wanted: BTreeMap<ChunkId, Places>) -> Vec<Vec<(ChunkId, Places)>> {
         }
     }
     batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_on_the_disk_is_not_begun() {
+        assert_eq!(check_room(0, RESERVE), Ok(()));
+        assert_eq!(check_room(7, RESERVE + 7), Ok(()));
+        assert!(check_room(8, RESERVE + 7).is_err());
+        assert!(check_room(u64::MAX, u64::MAX).is_err());
+    }
 }

@@ -183,4 +183,18 @@ proptest! {
     fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(Manifest::parse(&bytes).is_err());
     }
+
+    /// Whatever happens to one place of a manifest, it is refused or is the one that its bytes say.
+    #[test]
+    fn a_damaged_manifest_is_refused_or_means_itself(
+        place in 0..700_usize, cut in 0..12_usize, put in prop::collection::vec(any::<u8>(), 0..8),
+    ) {
+        let mut bytes = manifest().to_bytes().expect("json");
+        let place = place.min(bytes.len());
+        let end = (place + cut).min(bytes.len());
+        bytes.splice(place..end, put);
+        if let Ok(read) = Manifest::parse(&bytes) {
+            prop_assert_eq!(read.to_bytes().expect("json"), bytes);
+        }
+    }
 }

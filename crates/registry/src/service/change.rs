@@ -15,7 +15,7 @@ use crate::records::{
     CheckpointRecord, NoteRecord, card_key, checkpoint_key, decode, digest_key, encode,
     manifest_key, note_key, published_key, retention_key, signatures_key,
 };
-use crate::rules::check_name;
+use crate::rules::{check_name, check_shown};
 use crate::{Digest, RegistryError};
 
 /// Most labels of a checkpoint.
@@ -31,11 +31,9 @@ pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Regi
     }
     for (name, value) in labels {
         check_name(name).map_err(|problem| RegistryError::argument("labels", problem))?;
-        if value.len() > MAX_LABEL || value.chars().any(char::is_control) {
-            let problem =
-                format!("value of {name:?} has control characters or more than {MAX_LABEL} bytes");
-            return Err(RegistryError::argument("labels", problem));
-        }
+        check_shown(value, MAX_LABEL).map_err(|problem| {
+            RegistryError::argument("labels", format!("value of {name:?}: {problem}"))
+        })?;
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use espalier_proto::v1::{
     GetCheckpointRequest, GetCheckpointResponse, ListAliasHistoryRequest, ListAliasHistoryResponse,
     ListCheckpointsRequest, ListCheckpointsResponse,
 };
-use espalier_store::Range;
+use espalier_store::{Range, Store};
 
 use super::RegistryService;
 use super::requests::digest;
@@ -23,6 +24,58 @@ const MAX_PAGE: usize = 500;
 
 /// Most records looked through for one page of a list that leaves some out; the page may be short.
 const MAX_SCAN: usize = 5000;
+
+/// Which names a caller may see. Goes with a request, in its extensions; without it all are seen.
+#[derive(Clone)]
+pub struct Visible(Arc<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl Visible {
+    /// Those of which this is true.
+    pub fn new(shows: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(shows))
+    }
+
+    fn shows(&self, name: &str) -> bool {
+        (self.0)(name)
+    }
+}
+
+/// Name of the checkpoint that a reference means: of what it says is to be looked up, whether or not
+/// that is there; of a digest alone what the store says, `None` when it is not there.
+///
+/// # Errors
+/// [`RegistryError::Argument`] when it is no reference; when the store fails.
+pub async fn checkpoint_name(
+    store: &Store,
+    reference: &str,
+) -> Result<Option<String>, RegistryError> {
+    match Reference::parse(reference)? {
+        Reference::Alias { name, .. }
+        | Reference::Digest {
+            name: Some(name), ..
+        } => Ok(Some(name)),
+        Reference::Digest { name: None, digest } => {
+            if store.get(&manifest_key(digest)).await?.is_none() {
+                return Ok(None);
+            }
+            Ok(Some(record_of(store, digest).await?.name))
+        }
+    }
+}
+
+async fn record_of(store: &Store, digest: Digest) -> Result<CheckpointRecord, RegistryError> {
+    let key = digest_key(digest);
+    let damaged = |key: &str, problem: &str| RegistryError::Record {
+        key: key.to_owned(),
+        problem: problem.to_owned(),
+    };
+    let pointer = store.get(&key).await?;
+    let pointer = pointer.ok_or_else(|| damaged(&key, "it is missing"))?;
+    let published =
+        String::from_utf8(pointer.value).map_err(|_| damaged(&key, "it is not utf-8"))?;
+    let entry = store.get(&published).await?;
+    decode(&entry.ok_or_else(|| damaged(&published, "it is missing"))?)
+}
 
 /// A reference to a checkpoint, as people write it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +197,7 @@ impl RegistryService {
     pub(crate) async fn list(
         &self,
         request: ListCheckpointsRequest,
+        visible: Option<&Visible>,
     ) -> Result<ListCheckpointsResponse, RegistryError> {
         let prefix = if request.name.is_empty() {
             PUBLISHED.to_owned()
@@ -169,7 +223,8 @@ impl RegistryService {
                 let record: CheckpointRecord = decode(entry)?;
                 before = Some(record.sequence);
                 let of_kind = request.include_training || record.kind == Kind::Model;
-                if of_kind && self.matches(filter.as_ref(), &record).await? {
+                let shown = visible.is_none_or(|visible| visible.shows(&record.name));
+                if of_kind && shown && self.matches(filter.as_ref(), &record).await? {
                     records.push(record);
                 }
             }
@@ -255,17 +310,7 @@ impl RegistryService {
         &self,
         digest: Digest,
     ) -> Result<CheckpointRecord, RegistryError> {
-        let key = digest_key(digest);
-        let damaged = |key: &str, problem: &str| RegistryError::Record {
-            key: key.to_owned(),
-            problem: problem.to_owned(),
-        };
-        let pointer = self.store().get(&key).await?;
-        let pointer = pointer.ok_or_else(|| damaged(&key, "it is missing"))?;
-        let published =
-            String::from_utf8(pointer.value).map_err(|_| damaged(&key, "it is not utf-8"))?;
-        let entry = self.store().get(&published).await?;
-        decode(&entry.ok_or_else(|| damaged(&published, "it is missing"))?)
+        record_of(self.store(), digest).await
     }
 
     /// The aliases of a name: publishing keeps them below a page.

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::pins::Pins;
 use crate::{Blobs, Clock, Digest, PublishHook, SystemClock};
+pub use lookup::{Visible, checkpoint_name};
 
 /// Most batches of chunks that are taken at once; more wait.
 const MAX_WRITES: usize = 16;

@@ -3,7 +3,7 @@
 use espalier_proto::v1 as pb;
 
 use crate::chunks::{Encoding, Stored};
-use crate::rules::check_request_id;
+use crate::rules::{check_request_id, check_shown};
 use crate::{ChunkId, Digest, RegistryError};
 
 /// Longest name of who does something, in bytes.
@@ -93,12 +93,7 @@ pub(super) fn lease(lease: &str) -> Result<Option<&str>, RegistryError> {
 
 pub(super) fn check_words(reason: &str, actor: &str) -> Result<(), RegistryError> {
     for (field, text, most) in [("reason", reason, MAX_REASON), ("actor", actor, MAX_ACTOR)] {
-        if text.len() > most {
-            return Err(RegistryError::argument(
-                field,
-                format!("more than {most} bytes"),
-            ));
-        }
+        check_shown(text, most).map_err(|problem| RegistryError::argument(field, problem))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use espalier_proto::v1::*;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::RegistryService;
+use super::lookup::Visible;
 use super::requests::lease;
 use crate::RegistryError;
 
@@ -72,7 +73,9 @@ impl server::RegistryService for RegistryService {
         &self,
         request: Request<ListCheckpointsRequest>,
     ) -> Result<Response<ListCheckpointsResponse>, Status> {
-        Ok(Response::new(self.list(request.into_inner()).await?))
+        let visible = request.extensions().get::<Visible>().cloned();
+        let page = self.list(request.into_inner(), visible.as_ref()).await?;
+        Ok(Response::new(page))
     }
 
     async fn update_checkpoint(

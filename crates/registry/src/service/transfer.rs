@@ -13,6 +13,10 @@ const MAX_FIND: usize = 10_000;
 /// Most bytes of chunks, before compression, that are verified in one call.
 const MAX_CHECK: u64 = 64 << 20;
 
+/// Most bytes of chunks, before compression, that are taken in one call: what a push sends together. A
+/// few kilobytes that unpack to gigabytes would keep the processors busy.
+const MAX_WRITE: u64 = 2 * MAX_CHUNK as u64;
+
 impl RegistryService {
     pub(crate) async fn find_missing(
         &self,
@@ -28,6 +32,8 @@ impl RegistryService {
         let chunks = chunks(request.chunks, MAX_BATCH)?;
         let sum: usize = chunks.iter().map(|(_, stored)| stored.data.len()).sum();
         requests::check_count("chunks: bytes of data", sum, MAX_CHUNK)?;
+        let ids: Vec<ChunkId> = chunks.iter().map(|(id, _)| *id).collect();
+        check_sum(&ids, MAX_WRITE)?;
         // The semaphore is never closed.
         let _permit = self.0.writes.acquire().await;
         let _gate = self.0.gate.read().await;
@@ -98,7 +104,7 @@ impl RegistryService {
 fn check_sum(ids: &[ChunkId], most: u64) -> Result<(), RegistryError> {
     let sum: u64 = ids.iter().map(|id| id.size).sum();
     if sum > most {
-        let problem = format!("at most {most} bytes, not {sum}");
+        let problem = format!("at most {most} bytes before compression, not {sum}");
         return Err(RegistryError::argument("chunks", problem));
     }
     Ok(())

@@ -166,6 +166,10 @@ pub(crate) fn request(name: &str, alias: Option<(&str, Expected)>) -> PublishReq
     }
 }
 
+/// A push under the name `demo`, without an alias.
+pub(crate) static REQUEST: std::sync::LazyLock<PublishRequest> =
+    std::sync::LazyLock::new(|| request("demo", None));
+
 pub(crate) fn assert_same(dir: &Path, other: &Path, manifest: &Manifest) {
     for file in &manifest.files {
         let read = |dir: &Path| std::fs::read(dir.join(&file.path)).expect("reads");
