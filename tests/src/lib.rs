@@ -11,6 +11,7 @@ mod images;
 mod job;
 mod programs;
 mod ran;
+mod s3;
 
 pub use cluster::Cluster;
 pub use etcd::Etcd;
@@ -19,3 +20,4 @@ pub use images::{as_cifar, as_folder, as_shards, subset};
 pub use job::TinyJob;
 pub use programs::{program, repository, signal};
 pub use ran::Ran;
+pub use s3::S3;

@@ -28,45 +28,39 @@ const WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
 
 /// The connection to a registry.
 #[derive(Clone, Debug)]
-pub(super) struct Connection {
-    pub(super) endpoint: String,
+pub(crate) struct Connection {
+    pub(crate) endpoint: String,
     rpc: RegistryServiceClient<Channel>,
 }
 
 impl Connection {
     pub(super) async fn open(endpoint: &str) -> Result<Self, ClientError> {
-        let malformed = |problem: String| ClientError::Endpoint {
-            endpoint: endpoint.to_owned(),
-            problem,
-        };
-        let target = Endpoint::from_shared(endpoint.to_owned())
-            .map_err(|e| malformed(deepest(&e)))?
-            .connect_timeout(CONNECT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_ANSWER)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .tcp_nodelay(true);
-        if target.uri().scheme_str() != Some("http") {
-            return Err(malformed("it does not begin with http://".to_owned()));
-        }
-        let channel = target
+        let channel = target(endpoint)?
             .connect()
             .await
             .map_err(|e| ClientError::Unreachable {
                 endpoint: endpoint.to_owned(),
                 problem: deepest(&e),
             })?;
+        Ok(Self::over(endpoint, channel))
+    }
+
+    /// Connects when it is first used.
+    pub(crate) fn lazy(endpoint: &str) -> Result<Self, ClientError> {
+        Ok(Self::over(endpoint, target(endpoint)?.connect_lazy()))
+    }
+
+    fn over(endpoint: &str, channel: Channel) -> Self {
         let rpc = RegistryServiceClient::new(channel)
             .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
             .max_encoding_message_size(MAX_REGISTRY_MESSAGE);
-        Ok(Self {
+        Self {
             endpoint: endpoint.to_owned(),
             rpc,
-        })
+        }
     }
 
-    pub(super) fn rpc(&self) -> RegistryServiceClient<Channel> {
+    pub(crate) fn rpc(&self) -> RegistryServiceClient<Channel> {
         self.rpc.clone()
     }
 
@@ -123,20 +117,40 @@ impl Connection {
     }
 }
 
+/// Where to connect, and how.
+fn target(endpoint: &str) -> Result<Endpoint, ClientError> {
+    let malformed = |problem: String| ClientError::Endpoint {
+        endpoint: endpoint.to_owned(),
+        problem,
+    };
+    let target = Endpoint::from_shared(endpoint.to_owned())
+        .map_err(|e| malformed(deepest(&e)))?
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .tcp_nodelay(true);
+    if target.uri().scheme_str() != Some("http") {
+        return Err(malformed("it does not begin with http://".to_owned()));
+    }
+    Ok(target)
+}
+
 /// A request that tells the server the deadline of a unary call.
 pub(super) fn unary<T>(message: T) -> Request<T> {
     within(CALL, message)
 }
 
 /// A request that tells the server its deadline.
-pub(super) fn within<T>(deadline: Duration, message: T) -> Request<T> {
+pub(crate) fn within<T>(deadline: Duration, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline);
     request
 }
 
 /// Time that a transfer of this many bytes may take: a slow link's, so that only a dead one misses it.
-pub(super) fn transfer_deadline(bytes: u64) -> Duration {
+pub(crate) fn transfer_deadline(bytes: u64) -> Duration {
     CALL + Duration::from_secs(bytes / SLOWEST)
 }
 

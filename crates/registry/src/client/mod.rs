@@ -19,7 +19,9 @@ use espalier_proto::v1::{
 };
 use tokio::task::JoinError;
 
-use self::connection::{Connection, unary};
+use self::connection::unary;
+pub(crate) use self::connection::{Connection, transfer_deadline, within};
+pub(crate) use self::retry::is_transient;
 use crate::files::blocking;
 use crate::signing::check_signed;
 use crate::{Digest, Manifest, PublicKey};
@@ -46,6 +48,8 @@ pub struct Found {
     pub manifest: Manifest,
     /// What the registry says of it.
     pub checkpoint: Checkpoint,
+    /// Seconds since a mirror last reached the registry it mirrors, when it cannot now; otherwise 0.
+    pub stale_s: u64,
 }
 
 /// A checkpoint that now lies in a folder.
@@ -59,6 +63,8 @@ pub struct Pulled {
     pub checkpoint: Checkpoint,
     /// What it took.
     pub moved: Moved,
+    /// As in [`Found`].
+    pub stale_s: u64,
 }
 
 impl Client {
@@ -130,6 +136,7 @@ impl Client {
             manifest: found.manifest,
             checkpoint: found.checkpoint,
             moved,
+            stale_s: found.stale_s,
         })
     }
 
@@ -160,6 +167,7 @@ impl Client {
             manifest: whole,
             checkpoint: found.checkpoint,
             moved,
+            stale_s: found.stale_s,
         })
     }
 
@@ -225,6 +233,7 @@ impl Client {
             digest,
             manifest: Manifest::parse(&answer.manifest)?,
             checkpoint,
+            stale_s: answer.stale_s,
         })
     }
 

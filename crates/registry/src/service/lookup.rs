@@ -26,7 +26,7 @@ const MAX_SCAN: usize = 5000;
 
 /// A reference to a checkpoint, as people write it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reference {
+pub(crate) enum Reference {
     Alias {
         name: String,
         alias: String,
@@ -38,7 +38,7 @@ pub(super) enum Reference {
 }
 
 impl Reference {
-    pub(super) fn parse(text: &str) -> Result<Self, RegistryError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, RegistryError> {
         let named = |name: &str| {
             check_name(name).map_err(|problem| {
                 RegistryError::argument(
@@ -94,6 +94,7 @@ impl RegistryService {
                 .iter()
                 .map(Signed::to_proto)
                 .collect(),
+            stale_s: 0,
         })
     }
 
@@ -190,6 +191,7 @@ impl RegistryService {
         Ok(ListCheckpointsResponse {
             checkpoints,
             next_page_token: next_page_token(more, before),
+            stale_s: 0,
         })
     }
 
