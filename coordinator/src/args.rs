@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use espalier_registry::MirrorOptions;
 
-use crate::server::{Options, StoreOptions};
+use crate::server::{BlobsOptions, Options, Secrets, StoreOptions};
 use crate::store_args::StoreArgs;
 
 /// What a coordinator does.
@@ -30,8 +31,9 @@ pub struct Args {
         value_name = "HOST:PORT"
     )]
     pub listen: String,
-    /// Folder of all state; made if it is not there. Coordinators that share a store share it too:
-    /// it then holds the registry's blobs, and lies on a file system that all of them mount.
+    /// Folder of all state; made if it is not there. Coordinators that share a store share it too,
+    /// unless they have --blobs: it then holds the registry's chunks, and lies on a file system that
+    /// all of them mount.
     #[arg(
         long,
         env = "ESPALIER_DATA_DIR",
@@ -39,10 +41,35 @@ pub struct Args {
         value_name = "DIR"
     )]
     pub data_dir: PathBuf,
+    /// Where the registry's chunks lie: s3://BUCKET/PREFIX of an S3-compatible store. AWS_ENDPOINT_URL,
+    /// AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like say how to reach it. In the data
+    /// folder if not set.
+    #[arg(long, env = "ESPALIER_BLOBS", value_name = "URL")]
+    pub blobs: Option<String>,
     /// What to run.
     #[arg(long, env = "ESPALIER_ROLE", value_enum, default_value_t)]
     pub role: Role,
-    /// Most bytes that the registry may store; as the disk allows if not set.
+    /// Mirror this registry: read through it, keep what was asked for, and take no writes. Several
+    /// coordinators of one store are given with commas. Needs --role registry.
+    #[arg(
+        long,
+        env = "ESPALIER_MIRROR_OF",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    pub mirror_of: Vec<String>,
+    /// Time for which a mirror gives an answer again before it asks whether an alias has moved, in
+    /// seconds.
+    #[arg(
+        long,
+        env = "ESPALIER_MIRROR_FRESH_S",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(0..=86_400),
+        value_name = "S"
+    )]
+    pub mirror_fresh_s: u32,
+    /// Most bytes that the registry may store; as the disk allows if not set. In a mirror what was asked
+    /// for least recently makes room.
     #[arg(long, env = "ESPALIER_REGISTRY_QUOTA", value_name = "BYTES")]
     pub registry_quota: Option<u64>,
     /// Time without a message after which a worker counts as lost, in milliseconds.
@@ -86,6 +113,8 @@ impl Args {
             store,
             data_dir: self.data_dir.clone(),
             role: self.role,
+            blobs: self.blobs_options()?,
+            mirror: self.mirror()?,
             registry_quota: self.registry_quota,
             lease_ttl: Duration::from_millis(u64::from(self.lease_ttl_ms)),
             advertise: self
@@ -93,6 +122,39 @@ impl Args {
                 .clone()
                 .unwrap_or_else(|| self.listen.clone()),
             ..Options::default()
+        })
+    }
+
+    fn mirror(&self) -> anyhow::Result<Option<MirrorOptions>> {
+        if self.mirror_of.is_empty() {
+            return Ok(None);
+        }
+        if self.role != Role::Registry {
+            anyhow::bail!("--mirror-of makes a registry that runs no jobs: add --role registry");
+        }
+        Ok(Some(MirrorOptions {
+            upstream: self.mirror_of.clone(),
+            fresh: Duration::from_secs(self.mirror_fresh_s.into()),
+        }))
+    }
+
+    fn blobs_options(&self) -> anyhow::Result<BlobsOptions> {
+        let Some(url) = self.blobs.clone() else {
+            return Ok(BlobsOptions::Folder);
+        };
+        if !url.starts_with("s3://") {
+            anyhow::bail!(
+                "--blobs {url:?} is not s3://BUCKET/PREFIX; a folder is named by --data-dir"
+            );
+        }
+        // A variable that is not utf-8 is none of theirs.
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let settings = variables.filter(|(name, _)| name.starts_with("AWS_"));
+        Ok(BlobsOptions::Bucket {
+            url,
+            settings: Secrets(settings.collect()),
         })
     }
 
@@ -135,9 +197,11 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_none_is_refused() {
+    fn arguments_that_do_not_fit_are_refused() {
         for (args, told) in [
-            (&["--store", "redis://h"][..], "etcd://"),
+            (&["--blobs", "/mnt/blobs"][..], "--data-dir"),
+            (&["--mirror-of", "http://h:1"], "--role registry"),
+            (&["--store", "redis://h"], "etcd://"),
             (&["--store", "etcds://h:1"], "--etcd-ca"),
             (&["--store", "etcd://h:1", "--etcd-ca", "x"], "etcds://"),
             (&["--store", "etcd://"], "etcd://"),

@@ -1,14 +1,15 @@
 //! The coordinator: accepts jobs, places them on workers, keeps them going, and serves the registry.
 //!
 //! [`run`] is all of it: one port with the services of `espalier.v1`, one folder with all state; or
-//! the store in an etcd cluster and the folder shared, by several coordinators of which one leads.
+//! the store in an etcd cluster and the folder shared, or a bucket, by several coordinators of which one
+//! leads.
 //! Decisions are pure functions ([`scheduler`], [`membership`], [`job::states`]) that give their
 //! reasons; one task carries them out, each as one transaction of the store, and only then acts.
 #![forbid(unsafe_code)]
 
 mod api;
 pub mod args;
-mod blobs_folder;
+mod blobs_place;
 pub mod clock;
 mod codec;
 mod control;
@@ -30,7 +31,7 @@ mod store_args;
 mod term;
 mod worker;
 
-pub use blobs_folder::FolderError;
+pub use blobs_place::PlaceError;
 pub use error::Error;
-pub use server::{Options, ServeError, StoreOptions, run};
+pub use server::{BlobsOptions, Options, Secrets, ServeError, StoreOptions, run};
 pub use worker::WorkerRecord;
