@@ -20,8 +20,14 @@ use crate::{Blobs, ChunkId, Digest, RegistryError};
 /// Most batches that are fetched at once; more wait.
 const FETCHES: usize = 8;
 
+/// Most batches that are fetched or wait for it.
+const MAX_FETCHES: usize = 64;
+
+/// Most batches that are given at once; more wait.
+const MAX_READS: usize = 32;
+
 /// Chunks of a call that are read here at once.
-const READS: usize = 8;
+const AT_ONCE: usize = 8;
 
 /// The chunks of a mirror. Clones share them.
 #[derive(Clone)]
@@ -36,6 +42,7 @@ struct Inner {
     /// One batch is stored at a time: each makes room for itself first.
     storing: tokio::sync::Mutex<()>,
     flights: Flights,
+    reads: Semaphore,
     fetches: Semaphore,
     tasks: TaskTracker,
 }
@@ -63,6 +70,7 @@ impl Chunks {
             used: Mutex::new(used),
             storing: tokio::sync::Mutex::default(),
             flights: Flights::default(),
+            reads: Semaphore::new(MAX_READS),
             fetches: Semaphore::new(FETCHES),
             tasks: TaskTracker::new(),
         })))
@@ -92,32 +100,34 @@ impl Chunks {
         ids: &[ChunkId],
         lease: &str,
     ) -> Result<Vec<Stored>, RegistryError> {
+        // The semaphore is never closed.
+        let _permit = self.0.reads.acquire().await;
         let kept = stream::iter(ids.to_vec()).map(|id| self.kept(id));
-        let kept: Vec<Option<Stored>> = kept.buffered(READS).try_collect().await?;
+        let kept: Vec<Option<Stored>> = kept.buffered(AT_ONCE).try_collect().await?;
         let absent = ids.iter().zip(&kept).filter(|(_, kept)| kept.is_none());
         let absent: Vec<ChunkId> = absent.map(|(id, _)| *id).collect();
+        // Those of clients that have gone are among them.
+        if self.0.tasks.len() >= MAX_FETCHES {
+            return Err(RegistryError::Busy {
+                what: "fetches",
+                limit: MAX_FETCHES,
+            });
+        }
         let (mine, arrivals) = self.0.flights.join(&absent);
         if !mine.is_empty() {
             // A task of its own: others may wait for it when this client has gone.
             let (chunks, lease) = (self.clone(), lease.to_owned());
-            self.0
-                .tasks
-                .spawn(async move { chunks.fetch(mine, lease).await });
+            let fetch = async move { chunks.fetch(mine, lease).await };
+            self.0.tasks.spawn(fetch);
         }
-        let mut arrivals = arrivals.into_iter();
-        let mut all = Vec::with_capacity(ids.len());
-        for kept in kept {
-            match (kept, &mut arrivals) {
-                (Some(stored), _) => all.push(stored),
-                // One for each that is absent.
-                (None, arrivals) => {
-                    for arrival in arrivals.take(1) {
-                        all.push(arrived(arrival).await?);
-                    }
-                }
-            }
+        let mut fetched = Vec::with_capacity(arrivals.len());
+        for arrival in arrivals {
+            fetched.push(arrived(arrival).await?);
         }
-        Ok(all)
+        // One for each that is absent, in their order.
+        let mut fetched = fetched.into_iter();
+        let all = kept.into_iter();
+        Ok(all.filter_map(|kept| kept.or_else(|| fetched.next())).collect())
     }
 
     /// A chunk that is here and whole.
@@ -151,12 +161,23 @@ impl Chunks {
     async fn fetch(&self, mine: Vec<Flight>, lease: String) {
         // The semaphore is never closed.
         let _permit = self.0.fetches.acquire().await;
-        let ids: Vec<ChunkId> = mine.iter().map(|flight| flight.id).collect();
+        let mut absent = Vec::with_capacity(mine.len());
+        for flight in mine {
+            // An earlier flight may have landed since it was looked for.
+            match self.kept(flight.id).await {
+                Ok(Some(stored)) => flight.land(Ok(stored)),
+                _ => absent.push(flight),
+            }
+        }
+        let ids: Vec<ChunkId> = absent.iter().map(|flight| flight.id).collect();
+        if ids.is_empty() {
+            return;
+        }
         let outcomes = self.ask(&ids, &lease).await;
         let whole = ids.iter().zip(&outcomes);
         let whole = whole.filter_map(|(id, outcome)| Some((*id, outcome.clone().ok()?)));
         self.keep(whole.collect()).await;
-        for (flight, outcome) in mine.into_iter().zip(outcomes) {
+        for (flight, outcome) in absent.into_iter().zip(outcomes) {
             flight.land(outcome);
         }
     }
