@@ -1,7 +1,8 @@
 //! The coordinator: accepts jobs, places them on workers, keeps them going, and serves the registry.
 //!
 //! [`run`] is all of it: one port with the services of `espalier.v1`, one folder with all state; or
-//! the store in an etcd cluster and the folder shared, by several coordinators of which one leads.
+//! the store in an etcd cluster and the folder shared, or a bucket, by several coordinators of which one
+//! leads.
 //! Decisions are pure functions ([`scheduler`], [`membership`], [`job::states`]) that give their
 //! reasons; one task carries them out, each as one transaction of the store, and only then acts.
 #![forbid(unsafe_code)]
@@ -10,7 +11,7 @@ mod api;
 pub mod args;
 mod auth;
 mod auth_args;
-mod blobs_folder;
+mod blobs_place;
 pub mod clock;
 mod codec;
 mod control;
@@ -34,8 +35,8 @@ mod tls;
 mod worker;
 
 pub use auth::{AdminTokenError, AuditError, Auth, AuthOptions};
-pub use blobs_folder::FolderError;
+pub use blobs_place::PlaceError;
 pub use error::Error;
-pub use server::{Options, ServeError, StoreOptions, run};
+pub use server::{BlobsOptions, Options, Secrets, ServeError, StoreOptions, run};
 pub use tls::{TlsError, TlsFiles};
 pub use worker::WorkerRecord;

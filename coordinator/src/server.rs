@@ -11,7 +11,7 @@ use espalier_proto::v1::job_service_server::JobServiceServer;
 use espalier_proto::v1::registry_service_server::RegistryServiceServer;
 use espalier_proto::v1::token_service_server::TokenServiceServer;
 use espalier_proto::v1::worker_service_server::WorkerServiceServer;
-use espalier_registry::{RegistryError, RegistryService};
+use espalier_registry::{MirrorOptions, RegistryError, RegistryService};
 use espalier_store::{EtcdOptions, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -26,7 +26,7 @@ use tracing::warn;
 use crate::api::{Jobs, Workers};
 use crate::args;
 use crate::auth::{AdminTokenError, AuditError, AuthOptions, Tokens};
-use crate::blobs_folder::{self, FolderError};
+use crate::blobs_place::{Place, PlaceError};
 use crate::error::Error;
 use crate::role::{Leading, Led, Role};
 use crate::term;
@@ -47,12 +47,16 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 /// How the coordinator runs.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Folder of all state: `blobs/`, and `state.redb` of the embedded store.
+    /// Folder of all state: `blobs/` unless they lie in a bucket, and `state.redb` of the embedded store.
     pub data_dir: PathBuf,
     /// What is run.
     pub role: args::Role,
     /// Most bytes that the registry may store.
     pub registry_quota: Option<u64>,
+    /// Where the registry's chunks lie.
+    pub blobs: BlobsOptions,
+    /// The registry that a registry which runs alone mirrors.
+    pub mirror: Option<MirrorOptions>,
     /// Where the state is kept that is not blobs.
     pub store: StoreOptions,
     /// Who may call, and how.
@@ -71,6 +75,38 @@ pub struct Options {
     pub advertise: String,
 }
 
+/// Where the registry's chunks lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlobsOptions {
+    /// In the data folder.
+    Folder,
+    /// In a bucket of an S3-compatible store.
+    Bucket {
+        /// `s3://bucket/prefix`.
+        url: String,
+        /// The variables of the environment that begin with `AWS_`.
+        settings: Secrets,
+    },
+}
+
+/// Names and values that are not to be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secrets(pub Vec<(String, String)>);
+
+impl Secrets {
+    pub(crate) fn pairs(&self) -> Vec<(String, String)> {
+        self.0.clone()
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
 /// Which store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreOptions {
@@ -86,6 +122,8 @@ impl Default for Options {
             data_dir: PathBuf::from("espalier-data"),
             role: args::Role::All,
             registry_quota: None,
+            blobs: BlobsOptions::Folder,
+            mirror: None,
             store: StoreOptions::Embedded,
             auth: AuthOptions::default(),
             lease_ttl: Duration::from_secs(5),
@@ -115,9 +153,9 @@ pub enum ServeError {
     /// The folder of chunks cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The data folder is not the one that the coordinators share.
+    /// The chunks' folder or bucket is not this deployment's.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    Place(#[from] PlaceError),
     /// The stored state cannot be read, or the store failed.
     #[error(transparent)]
     State(#[from] Error),
@@ -163,23 +201,31 @@ pub async fn run(
             let file = data_dir.join("state.redb");
             Store::open(file, espalier_store::Options::default()).await?
         }
-        StoreOptions::Etcd(etcd) => {
-            let store = Store::connect_etcd((**etcd).clone()).await?;
-            blobs_folder::check(&store, &data_dir).await?;
-            store
-        }
+        StoreOptions::Etcd(etcd) => Store::connect_etcd((**etcd).clone()).await?,
     };
-    let ended = match options.role {
-        args::Role::All => coordinate(&options, &store, door, stop).await,
-        args::Role::Registry => registry::serve_alone(&options, &store, door, stop).await,
-    };
+    let ended = on(&options, &store, door, stop).await;
     store.close().await;
     ended
+}
+
+async fn on(
+    options: &Options,
+    store: &Store,
+    door: Door,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let place = Place::open(options).await?;
+    place.check(store).await?;
+    match options.role {
+        args::Role::All => coordinate(options, store, &place, door, stop).await,
+        args::Role::Registry => registry::serve_alone(options, store, &place, door, stop).await,
+    }
 }
 
 async fn coordinate(
     options: &Options,
     store: &Store,
+    place: &Place,
     door: Door,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
@@ -211,7 +257,7 @@ async fn coordinate(
         served
     };
     let led = async {
-        let ended = term::keep_campaigning(options, store, &leading, &halt, &done).await;
+        let ended = term::keep_campaigning(options, store, place, &leading, &halt, &done).await;
         halt.cancel();
         ended
     };

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use espalier_registry::{Blobs, RegistryService};
+use espalier_registry::{Blobs, RegistryError, RegistryService};
 use espalier_store::{Leader, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::blobs_folder;
+use crate::blobs_place::{Place, PlaceError};
 use crate::clock::Clock;
 use crate::control::Control;
 use crate::error::ends_term;
@@ -27,12 +27,13 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(crate) async fn keep_campaigning(
     options: &Options,
     store: &Store,
+    place: &Place,
     role: &watch::Sender<Option<Leading>>,
     stop: &CancellationToken,
     served: &CancellationToken,
 ) -> Result<(), ServeError> {
     // Before it leads, which it does on time.
-    let blobs = registry::open(options).await?;
+    let blobs = place.blobs(options.registry_quota).await?;
     loop {
         let won = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -41,7 +42,8 @@ pub(crate) async fn keep_campaigning(
         let ended = match won {
             Ok(leader) => {
                 info!(id = leader.id(), fence = %leader.fence(), "leading");
-                let ended = lead(options, leader.clone(), blobs.clone(), role, stop, served).await;
+                let chunks = (place, blobs.clone());
+                let ended = lead(options, leader.clone(), chunks, role, stop, served).await;
                 // Or its lease ends by itself.
                 if let Err(error) = leader.resign().await {
                     warn!(%error, "the next leader has to wait: resigning failed");
@@ -66,8 +68,9 @@ pub(crate) async fn keep_campaigning(
 
 fn campaigns_on(error: &ServeError) -> bool {
     match error {
-        ServeError::State(error) | ServeError::Folder(blobs_folder::FolderError::State(error)) => {
-            error.ends_term()
+        ServeError::State(error) | ServeError::Place(PlaceError::State(error)) => error.ends_term(),
+        ServeError::Place(PlaceError::Bucket(RegistryError::Bucket { transient, .. })) => {
+            *transient
         }
         ServeError::Store(error) => ends_term(error),
         _ => false,
@@ -79,12 +82,12 @@ fn campaigns_on(error: &ServeError) -> bool {
 async fn lead(
     options: &Options,
     leader: Leader,
-    blobs: Blobs,
+    chunks: (&Place, Blobs),
     role: &watch::Sender<Option<Leading>>,
     stop: &CancellationToken,
     served: &CancellationToken,
 ) -> Result<(), ServeError> {
-    let (control, leading, over) = begin(options, leader, blobs, stop).await?;
+    let (control, leading, over) = begin(options, leader, chunks, stop).await?;
     let kept = leading.registry.clone();
     let cleaning = tokio::spawn(kept.clone().keep_clean(over.clone()));
     role.send_replace(Some(leading));
@@ -106,12 +109,10 @@ async fn lead(
 async fn begin(
     options: &Options,
     leader: Leader,
-    blobs: Blobs,
+    (place, blobs): (&Place, Blobs),
     stop: &CancellationToken,
 ) -> Result<(Control, Leading, CancellationToken), ServeError> {
-    if options.store != StoreOptions::Embedded {
-        blobs_folder::claim(&leader, &options.data_dir).await?;
-    }
+    place.claim(&leader).await?;
     let clock = Clock::start();
     let limits = Limits {
         lease_ttl: options.lease_ttl,

@@ -12,6 +12,7 @@ mod images;
 mod job;
 mod programs;
 mod ran;
+mod s3;
 
 pub use cluster::{Cluster, leads, ranks_below};
 pub use compare::{assert_close, assert_same_losses, weights};
@@ -21,3 +22,4 @@ pub use images::{as_cifar, as_folder, as_shards, subset};
 pub use job::TinyJob;
 pub use programs::{program, repository, signal};
 pub use ran::Ran;
+pub use s3::S3;

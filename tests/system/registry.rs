@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use espalier_tests::{Ran, program, repository};
+use espalier_tests::{Ran, S3, program, repository};
 use serde_json::{Value, json};
 
 /// A registry without jobs, and the command against it.
@@ -16,42 +16,56 @@ struct Registry {
 
 impl Registry {
     fn start() -> Self {
+        Self::with(&[], &[])
+    }
+
+    /// With further arguments and settings.
+    fn with(args: &[&str], settings: &[(String, String)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let log = fs::File::create(dir.path().join("log")).unwrap();
-        let process = Command::new(program("espalier-coordinator"))
-            .args([
-                "--role",
-                "registry",
-                "--listen",
-                &format!("127.0.0.1:{port}"),
-            ])
-            .arg("--data-dir")
-            .arg(dir.path().join("data"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let process = launch(dir.path(), port, args, settings);
         let registry = Self { dir, port, process };
+        registry.ready();
+        registry
+    }
+
+    /// Kills it with SIGKILL.
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again on what it had stored.
+    fn restart(&mut self, args: &[&str], settings: &[(String, String)]) {
+        self.process = launch(self.dir.path(), self.port, args, settings);
+        self.ready();
+    }
+
+    #[track_caller]
+    fn ready(&self) {
         for _ in 0..600 {
-            if registry.run(&["registry", "usage"]).code == 0 {
-                return registry;
+            if self.run(&["registry", "usage"]).code == 0 {
+                return;
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
-        panic!(
-            "{}",
-            fs::read_to_string(registry.dir.path().join("log")).unwrap()
-        );
+        panic!("{}", self.log());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     fn run(&self, args: &[&str]) -> Ran {
         Ran::of(
             Command::new(program("espalier"))
-                .args(["--endpoint", &format!("http://127.0.0.1:{}", self.port)])
+                .args(["--endpoint", &self.endpoint()])
                 .args(args),
         )
     }
@@ -93,6 +107,25 @@ impl Registry {
         fs::write(dir.join("model.safetensors"), file).unwrap();
         dir
     }
+}
+
+fn launch(dir: &Path, port: u16, args: &[&str], settings: &[(String, String)]) -> Child {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .unwrap();
+    let listen = format!("127.0.0.1:{port}");
+    Command::new(program("espalier-coordinator"))
+        .args(["--role", "registry", "--listen", &listen, "--data-dir"])
+        .arg(dir.join("data"))
+        .args(args)
+        .envs(settings.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for Registry {
@@ -206,7 +239,7 @@ fn what_is_damaged_is_named_and_mended_from_a_folder_or_another_registry() {
         .join("data/blobs/chunks")
         .join(&hex[..1])
         .join(hex);
-    let endpoint = format!("http://127.0.0.1:{}", mirror.port);
+    let endpoint = mirror.endpoint();
     for repair in [endpoint.as_str(), text(&model)] {
         let mut bytes = fs::read(&chunk).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
@@ -245,4 +278,114 @@ fn the_python_client_finds_and_pulls() {
             .args([address.as_str(), text(&model)]),
     );
     assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn a_registry_in_a_bucket_outlives_its_process() {
+    let Some(s3) = S3::shared() else { return };
+    let (bucket, settings) = (s3.bucket(), s3.settings());
+    let url = format!("s3://{bucket}/models");
+    let args = ["--blobs", &url];
+    let mut registry = Registry::with(&args, &settings);
+    let (one, two) = (
+        registry.model("one", 4, 0.8),
+        registry.model("two", 3, 0.95),
+    );
+    registry.json(&["checkpoint", "push", text(&one), "m:best"]);
+    // Ended in the middle of a push: what was sent is there, and the push goes on.
+    let mut push = Command::new(program("espalier"))
+        .args(["--endpoint", &registry.endpoint()])
+        .args(["checkpoint", "push", text(&two), "m:next"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let before = s3.list(&bucket).len();
+    while s3.list(&bucket).len() == before && push.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    registry.kill();
+    registry.restart(&args, &settings);
+    assert!(push.wait().unwrap().success(), "{}", registry.log());
+    let second = registry.json(&["checkpoint", "push", text(&two), "m:next"]);
+    assert_eq!(second["transfer"]["moved_chunks"], 0);
+    for (reference, model) in [("m:best", &one), ("m:next", &two)] {
+        let pulled = registry.dir.path().join(reference.replace(':', "-"));
+        registry.json(&["checkpoint", "pull", reference, text(&pulled)]);
+        registry.json(&["checkpoint", "verify", reference, text(model)]);
+    }
+    assert_eq!(registry.json(&["registry", "fsck"]), json!([]));
+
+    // A chunk that nothing refers to waits for its time; nothing else would go.
+    registry.json(&["checkpoint", "alias", "rm", "m:next"]);
+    registry.json(&["checkpoint", "rm", second["digest"].as_str().unwrap()]);
+    let dry = registry.json(&["registry", "gc", "--dry-run"]);
+    let chunks = dry["chunks"].as_u64().unwrap();
+    let stored = s3.list(&bucket);
+    let is_chunk = |key: &&String| key.starts_with("models/chunks/");
+    assert_eq!(stored.iter().filter(is_chunk).count() as u64, chunks);
+    let gone = registry.json(&["registry", "gc"]);
+    assert_eq!(gone["swept_chunks"], 0);
+
+    // Another deployment is kept out: its collections would take these chunks for garbage.
+    let other = tempfile::tempdir().unwrap();
+    let refused = Ran::of(
+        Command::new(program("espalier-coordinator"))
+            .args([
+                "--role",
+                "registry",
+                "--listen",
+                "127.0.0.1:0",
+                "--data-dir",
+            ])
+            .arg(other.path())
+            .args(args)
+            .envs(settings),
+    );
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains(&url), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("another deployment"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn a_mirror_serves_what_it_knows_while_its_registry_is_away() {
+    let mut registry = Registry::start();
+    let model = registry.model("model", 4, 0.8);
+    registry.json(&["checkpoint", "push", text(&model), "m:best"]);
+    let endpoint = registry.endpoint();
+    let mirror = Registry::with(&["--mirror-of", &endpoint, "--mirror-fresh-s", "0"], &[]);
+    let pull = |name: &str| {
+        let dir = mirror.dir.path().join(name);
+        mirror.run(&["checkpoint", "pull", "m:best", text(&dir)])
+    };
+    let first = pull("first");
+    assert_eq!(first.code, 0, "{}", first.stderr);
+    assert!(!first.stderr.contains("warning"), "{}", first.stderr);
+    let refused = mirror.run(&["checkpoint", "push", text(&model), "m:other"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains(&endpoint), "{}", refused.stderr);
+
+    registry.kill();
+    let second = pull("second");
+    assert_eq!(second.code, 0, "{}", second.stderr);
+    assert_eq!(first.stdout, second.stdout);
+    assert!(
+        second.stderr.contains("warning: the mirror cannot reach"),
+        "{}",
+        second.stderr
+    );
+    assert!(
+        mirror.log().contains("upstream is away"),
+        "{}",
+        mirror.log()
+    );
+    assert_eq!(
+        fs::read(mirror.dir.path().join("first/model.safetensors")).unwrap(),
+        fs::read(mirror.dir.path().join("second/model.safetensors")).unwrap()
+    );
 }

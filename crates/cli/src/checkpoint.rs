@@ -58,6 +58,7 @@ async fn list(global: &Global, args: ListArgs) -> Result<(), Failure> {
             .await
             .map_err(Failure::rpc("listing the checkpoints"))?
             .into_inner();
+        output::warn_stale(page.stale_s);
         checkpoints.extend(page.checkpoints);
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() {
@@ -122,6 +123,7 @@ async fn describe(global: &Global, reference: String) -> Result<(), Failure> {
         checkpoint,
         manifest,
         signatures,
+        stale_s,
     } = connect::registry(global)
         .await?
         .get_checkpoint(connect::unary(GetCheckpointRequest {
@@ -131,6 +133,7 @@ async fn describe(global: &Global, reference: String) -> Result<(), Failure> {
         .await
         .map_err(Failure::rpc(operation))?
         .into_inner();
+    output::warn_stale(stale_s);
     let checkpoint = checkpoint.context("the registry's answer holds no checkpoint")?;
     let manifest: Value = serde_json::from_slice(&manifest).context("reading the manifest")?;
     let signers: Vec<String> = signatures

@@ -76,3 +76,12 @@ pub(crate) fn bytes(count: u64) -> String {
 pub(crate) fn short(digest: &str) -> String {
     digest.chars().take("sha256:".len() + 12).collect()
 }
+
+/// Warns that a mirror answered without the registry it mirrors, if it did.
+pub(crate) fn warn_stale(stale_s: u64) {
+    if stale_s > 0 {
+        eprintln!(
+            "warning: the mirror cannot reach the registry it mirrors: this is as of {stale_s} s ago"
+        );
+    }
+}

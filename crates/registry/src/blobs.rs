@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::chunks::{Stored, decode};
 use crate::files::blocking;
 use crate::objects::{Folder, Head, Listed, Objects, Page};
-use crate::{ChunkId, Digest, RegistryError};
+use crate::{Bucket, ChunkId, Digest, RegistryError};
 
-/// Chunks in a folder. Clones share it; no two processes may.
+/// Chunks in a folder or a bucket. Clones share it. Of the processes that use one place, all of the same
+/// store, only the leader may change it.
 #[derive(Clone)]
 pub struct Blobs(Arc<Inner>);
 
@@ -41,6 +42,15 @@ impl Blobs {
     ) -> Result<Self, RegistryError> {
         let folder = Folder::open(root.as_ref()).await?;
         Self::over(Box::new(folder), quota).await
+    }
+
+    /// Takes a bucket, and counts what is in it: a request for each 1,000 chunks. Refuses chunks that
+    /// would make it larger than `quota` bytes.
+    ///
+    /// # Errors
+    /// [`RegistryError::Bucket`].
+    pub async fn in_bucket(bucket: Bucket, quota: Option<u64>) -> Result<Self, RegistryError> {
+        Self::over(Box::new(bucket), quota).await
     }
 
     pub(crate) async fn over(
@@ -101,6 +111,11 @@ impl Blobs {
             Ok::<_, RegistryError>(chunks)
         })
         .await?;
+        self.store(chunks).await
+    }
+
+    /// Stores verified chunks that are not here; durable when it answers.
+    pub(crate) async fn store(&self, chunks: Vec<(ChunkId, Stored)>) -> Result<(), RegistryError> {
         let ids: Vec<ChunkId> = chunks.iter().map(|(id, _)| *id).collect();
         let heads = self.heads(&ids).await?;
         let mut absent: Vec<(Digest, Stored)> = chunks

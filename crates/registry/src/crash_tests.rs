@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use espalier_proto::v1 as pb;
 use espalier_store::{Range, Store};
+use espalier_tests::S3;
 
 use crate::records::{
     ALIASES, AliasRecord, CheckpointRecord, MANIFESTS, PUBLISHED, checkpoint_key, decode,
@@ -18,7 +19,8 @@ use crate::records::{
 };
 use crate::service::{Options, RegistryService};
 use crate::{
-    Blobs, ChunkId, Digest, FileEntry, Kind, Lineage, Manifest, NoJobs, RegistryError, SystemClock,
+    Blobs, Bucket, ChunkId, Digest, FileEntry, Kind, Lineage, Manifest, NoJobs, Patience,
+    RegistryError, SystemClock,
 };
 
 /// Processes that are ended, over all folders.
@@ -30,20 +32,60 @@ const FOLDERS: u32 = 4;
 /// More than the points that one process comes by before it has done all its work.
 const POINTS: u32 = 40;
 
+/// The same with chunks in a bucket, which takes a call of a server for each.
+const S3_KILLS: u32 = 16;
+
+/// Buckets that are worked on at once.
+const BUCKETS: u32 = 2;
+
 const FOLDER: &str = "ESPALIER_CRASH_FOLDER";
+const BUCKET: &str = "ESPALIER_CRASH_BUCKET";
 const SEED: &str = "ESPALIER_CRASH_SEED";
 
 #[test]
 fn whatever_is_killed_nothing_is_half_there() {
+    let aborted = hammer_all(KILLS, FOLDERS, |_| Vec::new());
+    assert_reached(
+        &aborted,
+        &[
+            "chunks staged",
+            "chunks synced",
+            "chunk renamed",
+            "folders synced",
+            "publish planned",
+            "publish committed",
+            "chunk removed",
+            "chunks swept",
+        ],
+    );
+}
+
+#[test]
+fn nor_is_it_in_a_bucket() {
+    let Some(s3) = S3::shared() else { return };
+    let aborted = hammer_all(S3_KILLS, BUCKETS, |_| {
+        let mut settings = s3.settings();
+        settings.push((BUCKET.to_owned(), format!("s3://{}/crash", s3.bucket())));
+        settings
+    });
+    assert_reached(&aborted, &["object put"]);
+}
+
+/// Ends so many processes, over several places whose settings are given; says where, how often.
+fn hammer_all(
+    kills: u32,
+    places: u32,
+    settings: impl Fn(u32) -> Vec<(String, String)>,
+) -> BTreeMap<String, u32> {
     let program = std::env::current_exe().expect("runs");
     let aborted = std::thread::scope(|scope| {
-        let folders: Vec<_> = (0..FOLDERS)
-            .map(|folder| {
-                let program = &program;
-                scope.spawn(move || hammer(program, folder))
+        let places: Vec<_> = (0..places)
+            .map(|place| {
+                let (program, settings) = (&program, settings(place));
+                scope.spawn(move || hammer(program, place, places, kills / places, &settings))
             })
             .collect();
-        let aborted = folders.into_iter().map(|f| f.join().expect("holds"));
+        let aborted = places.into_iter().map(|f| f.join().expect("holds"));
         aborted.fold(BTreeMap::<String, u32>::new(), |mut all, of_one| {
             for (point, count) in of_one {
                 *all.entry(point).or_default() += count;
@@ -52,18 +94,13 @@ fn whatever_is_killed_nothing_is_half_there() {
         })
     });
     println!("{aborted:?}");
-    assert_eq!(aborted.values().sum::<u32>(), KILLS);
-    let expected = [
-        "chunks staged",
-        "chunks synced",
-        "chunk renamed",
-        "folders synced",
-        "publish planned",
-        "publish committed",
-        "chunk removed",
-        "chunks swept",
-    ];
-    for point in expected {
+    assert_eq!(aborted.values().sum::<u32>(), kills);
+    aborted
+}
+
+#[track_caller]
+fn assert_reached(aborted: &BTreeMap<String, u32>, expected: &[&str]) {
+    for &point in expected {
         assert!(
             aborted.contains_key(point),
             "never at {point:?}: {aborted:?}"
@@ -71,8 +108,14 @@ fn whatever_is_killed_nothing_is_half_there() {
     }
 }
 
-/// Ends processes on one folder; says where, how often.
-fn hammer(program: &Path, folder: u32) -> BTreeMap<String, u32> {
+/// Ends processes on one place of several; says where, how often.
+fn hammer(
+    program: &Path,
+    place: u32,
+    places: u32,
+    kills: u32,
+    settings: &[(String, String)],
+) -> BTreeMap<String, u32> {
     // What a process that is ended leaves to the kernel is the same in memory, without the disk's waits.
     let memory = Path::new("/dev/shm");
     let dir = match memory.is_dir() {
@@ -81,9 +124,9 @@ fn hammer(program: &Path, folder: u32) -> BTreeMap<String, u32> {
     };
     let dir = dir.expect("tempdir");
     let mut aborted = BTreeMap::new();
-    let mut seed = folder;
-    while aborted.values().sum::<u32>() < KILLS / FOLDERS {
-        seed += FOLDERS;
+    let mut seed = place;
+    while aborted.values().sum::<u32>() < kills {
+        seed += places;
         let child = Command::new(program)
             .args([
                 "--exact",
@@ -92,6 +135,7 @@ fn hammer(program: &Path, folder: u32) -> BTreeMap<String, u32> {
                 "--nocapture",
             ])
             .env(FOLDER, dir.path())
+            .envs(settings.iter().map(|(name, value)| (name, value)))
             .env(SEED, seed.to_string())
             .env(
                 "ESPALIER_ABORT_AT",
@@ -151,7 +195,14 @@ impl Process {
         )
         .await
         .expect("opens");
-        let blobs = Blobs::open(folder.join("blobs")).await.expect("opens");
+        let blobs = match std::env::var(BUCKET) {
+            Ok(url) => {
+                let bucket = Bucket::open(&url, std::env::vars(), Patience::default()).await;
+                Blobs::in_bucket(bucket.expect("opens"), None).await
+            }
+            Err(_) => Blobs::open(folder.join("blobs")).await,
+        };
+        let blobs = blobs.expect("opens");
         let leader = store.campaign("crash").await.expect("leads");
         // Nothing is pinned without a lease and nothing has a grace: collections remove what they can.
         let options = Options {

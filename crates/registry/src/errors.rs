@@ -117,6 +117,24 @@ pub enum RegistryError {
     /// The job refused to commit the steps.
     #[error("{}", .0.message())]
     Hook(Box<Status>),
+    /// A mirror's upstream does not answer.
+    #[error("the mirror cannot reach its upstream: {problem}")]
+    Away {
+        /// Where, and what the transport said.
+        problem: String,
+    },
+    /// A mirror's upstream refused.
+    #[error("{}", .0.message())]
+    Upstream(Box<Status>),
+    /// A mirror was asked to change something.
+    #[error("this is a mirror, which only reads: push and change things at {upstream}")]
+    ReadOnly {
+        /// Where that is done.
+        upstream: String,
+    },
+    /// A mirror was asked by a mirror.
+    #[error("this is a mirror itself: mirror the registry, and nothing by way of another mirror")]
+    MirrorOfMirror,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -127,6 +145,20 @@ pub enum RegistryError {
         key: String,
         /// What is wrong.
         problem: String,
+    },
+    /// An object of a bucket cannot be read or written.
+    #[error("cannot {action} {object}: {problem}; {remedy}")]
+    Bucket {
+        /// What was tried.
+        action: &'static str,
+        /// `s3://bucket/key`.
+        object: String,
+        /// What the store said.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+        /// It may work later.
+        transient: bool,
     },
     /// A file cannot be read or written.
     #[error("cannot {action}: {source}")]
@@ -176,7 +208,18 @@ impl RegistryError {
                 (Code::InvalidArgument, "INVALID_ARGUMENT", None)
             }
             Self::Hook(status) => (status.code(), "JOB_REFUSED", None),
-            Self::Store(_) | Self::Record { .. } | Self::Io { .. } => {
+            Self::Upstream(status) => (status.code(), "UPSTREAM_REFUSED", None),
+            Self::Away { .. } => (
+                Code::Unavailable,
+                "UPSTREAM_UNREACHABLE",
+                Some(Duration::from_secs(1)),
+            ),
+            Self::ReadOnly { .. } => (Code::FailedPrecondition, "READ_ONLY_MIRROR", None),
+            Self::MirrorOfMirror => (Code::FailedPrecondition, "MIRROR_OF_MIRROR", None),
+            Self::Bucket {
+                transient: true, ..
+            } => (Code::Unavailable, "STORAGE_UNREACHABLE", soon),
+            Self::Store(_) | Self::Record { .. } | Self::Bucket { .. } | Self::Io { .. } => {
                 (Code::Internal, "INTERNAL", None)
             }
         }
@@ -197,8 +240,8 @@ impl From<ManifestError> for RegistryError {
 impl From<RegistryError> for Status {
     fn from(error: RegistryError) -> Self {
         let error = match error {
-            // The job's own words and details.
-            RegistryError::Hook(status) => return *status,
+            // The job's, or the mirrored registry's, own words and details.
+            RegistryError::Hook(status) | RegistryError::Upstream(status) => return *status,
             error => error,
         };
         let (code, reason, retry) = error.class();
@@ -217,6 +260,9 @@ impl From<RegistryError> for Status {
             RegistryError::AliasMoved { found, .. } => {
                 let found = found.map(|d| d.to_string()).unwrap_or_default();
                 metadata.insert("alias_digest".to_owned(), found);
+            }
+            RegistryError::ReadOnly { upstream } => {
+                metadata.insert("upstream".to_owned(), upstream.clone());
             }
             RegistryError::MissingChunks(missing) => {
                 details.set_precondition_failure(violations(missing));

@@ -2,9 +2,10 @@
 //!
 //! Files are cut into chunks, each named by the SHA-256 of its bytes. A checkpoint is a [`Manifest`]
 //! (canonical JSON) that lists files and their chunks; the SHA-256 of its bytes is the checkpoint's
-//! identity. [`RegistryService`] keeps chunks in a folder and everything else in the store; it verifies
-//! what it takes. [`Client`] pushes and pulls folders, sends and fetches only what is not there yet, and
-//! verifies everything it is given.
+//! identity. [`RegistryService`] keeps chunks in a folder or a bucket and everything else in the store; it
+//! verifies what it takes. [`Client`] pushes and pulls folders, sends and fetches only what is not there yet, and
+//! verifies everything it is given. [`MirrorService`] stands before another registry and keeps what was
+//! asked for.
 #![forbid(unsafe_code)]
 
 mod blobs;
@@ -21,6 +22,7 @@ pub mod fuzzing;
 mod gc;
 mod hook;
 mod manifest;
+mod mirror;
 mod objects;
 mod pins;
 mod records;
@@ -43,5 +45,7 @@ pub use errors::{ERROR_DOMAIN, RegistryError};
 pub use filter::{Filter, FilterError};
 pub use hook::{HookPlan, NoJobs, PublishHook};
 pub use manifest::{FileEntry, Kind, Lineage, MAX_FILES, MAX_MANIFEST, Manifest, ManifestError};
+pub use mirror::{MirrorOptions, MirrorService};
+pub use objects::{Bucket, Patience};
 pub use service::{Options, RegistryService, Visible, checkpoint_name};
 pub use signing::{KeyError, PublicKey, SecretKey};

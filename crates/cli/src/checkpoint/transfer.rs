@@ -118,12 +118,14 @@ async fn fetch_counted(
     }
     let pulled = client.pull(reference, dir, advance(&bar)).await?;
     bar.finish_and_clear();
+    output::warn_stale(pulled.stale_s);
     Ok((pulled.digest, pulled.moved))
 }
 
 pub(super) async fn verify(global: &Global, reference: &str, dir: &Path) -> Result<(), Failure> {
     let client = connect::checkpoints(global).await?;
     let (found, difference) = client.compare(reference, dir).await?;
+    output::warn_stale(found.stale_s);
     if let Some(difference) = difference {
         return Err(anyhow!(
             "{} is not {reference} ({}): {difference}",

@@ -4,7 +4,7 @@ use espalier_auth::{Access, Bearer};
 use espalier_proto::MAX_REGISTRY_MESSAGE;
 use espalier_proto::v1::registry_service_client::RegistryServiceClient;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::ClientError;
@@ -29,43 +29,44 @@ const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(5);
 const WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
 
 /// What calls are made by.
-pub(super) type Rpc = RegistryServiceClient<InterceptedService<Channel, Bearer>>;
+pub(crate) type Rpc = RegistryServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// The connection to a registry.
 #[derive(Clone, Debug)]
-pub(super) struct Connection {
-    pub(super) endpoint: String,
+pub(crate) struct Connection {
+    pub(crate) endpoint: String,
     rpc: Rpc,
 }
 
 impl Connection {
     pub(super) async fn open(endpoint: &str, access: &Access) -> Result<Self, ClientError> {
-        let bearer = access.bearer()?;
-        let target = access
-            .endpoint(endpoint)?
-            .connect_timeout(CONNECT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_ANSWER)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .tcp_nodelay(true);
-        let channel = target
+        let channel = target(endpoint, access)?
             .connect()
             .await
             .map_err(|e| ClientError::Unreachable {
                 endpoint: endpoint.to_owned(),
                 problem: deepest(&e),
             })?;
+        Ok(Self::over(endpoint, channel, access.bearer()?))
+    }
+
+    /// Connects when it is first used.
+    pub(crate) fn lazy(endpoint: &str, access: &Access) -> Result<Self, ClientError> {
+        let channel = target(endpoint, access)?.connect_lazy();
+        Ok(Self::over(endpoint, channel, access.bearer()?))
+    }
+
+    fn over(endpoint: &str, channel: Channel, bearer: Bearer) -> Self {
         let rpc = RegistryServiceClient::with_interceptor(channel, bearer)
             .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
             .max_encoding_message_size(MAX_REGISTRY_MESSAGE);
-        Ok(Self {
+        Self {
             endpoint: endpoint.to_owned(),
             rpc,
-        })
+        }
     }
 
-    pub(super) fn rpc(&self) -> Rpc {
+    pub(crate) fn rpc(&self) -> Rpc {
         self.rpc.clone()
     }
 
@@ -122,20 +123,32 @@ impl Connection {
     }
 }
 
+/// Where to connect, and how.
+fn target(endpoint: &str, access: &Access) -> Result<Endpoint, ClientError> {
+    Ok(access
+        .endpoint(endpoint)?
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .tcp_nodelay(true))
+}
+
 /// A request that tells the server the deadline of a unary call.
 pub(super) fn unary<T>(message: T) -> Request<T> {
     within(CALL, message)
 }
 
 /// A request that tells the server its deadline.
-pub(super) fn within<T>(deadline: Duration, message: T) -> Request<T> {
+pub(crate) fn within<T>(deadline: Duration, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline);
     request
 }
 
 /// Time that a transfer of this many bytes may take: a slow link's, so that only a dead one misses it.
-pub(super) fn transfer_deadline(bytes: u64) -> Duration {
+pub(crate) fn transfer_deadline(bytes: u64) -> Duration {
     CALL + Duration::from_secs(bytes / SLOWEST)
 }
 

@@ -20,7 +20,9 @@ use espalier_proto::v1::{
 };
 use tokio::task::JoinError;
 
-use self::connection::{Connection, unary};
+use self::connection::unary;
+pub(crate) use self::connection::{Connection, Rpc, transfer_deadline, within};
+pub(crate) use self::retry::is_transient;
 use crate::files::blocking;
 use crate::signing::check_signed;
 use crate::{Digest, Manifest, PublicKey};
@@ -47,6 +49,8 @@ pub struct Found {
     pub manifest: Manifest,
     /// What the registry says of it.
     pub checkpoint: Checkpoint,
+    /// Seconds since a mirror last reached the registry it mirrors, when it cannot now; otherwise 0.
+    pub stale_s: u64,
 }
 
 /// A checkpoint that now lies in a folder.
@@ -60,6 +64,8 @@ pub struct Pulled {
     pub checkpoint: Checkpoint,
     /// What it took.
     pub moved: Moved,
+    /// As in [`Found`].
+    pub stale_s: u64,
 }
 
 impl Client {
@@ -139,6 +145,7 @@ impl Client {
             manifest: found.manifest,
             checkpoint: found.checkpoint,
             moved,
+            stale_s: found.stale_s,
         })
     }
 
@@ -169,6 +176,7 @@ impl Client {
             manifest: whole,
             checkpoint: found.checkpoint,
             moved,
+            stale_s: found.stale_s,
         })
     }
 
@@ -234,6 +242,7 @@ impl Client {
             digest,
             manifest: Manifest::parse(&answer.manifest)?,
             checkpoint,
+            stale_s: answer.stale_s,
         })
     }
 

@@ -12,7 +12,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
 /// Whether a call that failed so may succeed when it is made again.
-pub(super) fn is_transient(status: &Status) -> bool {
+pub(crate) fn is_transient(status: &Status) -> bool {
     match status.code() {
         // UNKNOWN is what a stream cut by a lost keep-alive ends with.
         Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled => true,

@@ -6,8 +6,7 @@
 //! damaged/<64 hex digits>    found not to have its digest
 //! ```
 //!
-//! A file is 12 bytes (`ESPC`, the encoding: 0 raw or 1 zstd, three zeros, the chunk's size as u32 in
-//! little endian) and the data. Sixteen folders, so that a batch of chunks costs few fsyncs of folders.
+//! Sixteen folders, so that a batch of chunks costs few fsyncs of folders.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -18,14 +17,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tonic::async_trait;
 
+use super::format::{self, HEADER, header};
 use super::{Grown, Head, Listed, Objects, Page};
-use crate::chunks::{Encoding, Stored};
+use crate::chunks::Stored;
 use crate::failpoint::reach;
 use crate::files::{blocking, sync_dir};
 use crate::{Digest, RegistryError};
-
-const MAGIC: [u8; 4] = *b"ESPC";
-const HEADER: usize = 12;
 
 /// Bytes that are left free on the disk, for the store.
 const RESERVE: u64 = 64 << 20;
@@ -123,32 +120,6 @@ impl Folder {
     }
 }
 
-fn header(object: &Stored) -> io::Result<[u8; HEADER]> {
-    let size = u32::try_from(object.size).map_err(|_| ErrorKind::InvalidInput)?;
-    let mut header = [0; HEADER];
-    header[..4].copy_from_slice(&MAGIC);
-    header[4] = match object.encoding {
-        Encoding::Raw => 0,
-        Encoding::Zstd => 1,
-    };
-    header[8..].copy_from_slice(&size.to_le_bytes());
-    Ok(header)
-}
-
-fn parse(header: &[u8]) -> Option<(Encoding, u64)> {
-    let (magic, rest) = header.split_first_chunk::<4>()?;
-    let ([encoding, 0, 0, 0], size) = rest.split_first_chunk::<4>()? else {
-        return None;
-    };
-    let encoding = match encoding {
-        0 => Encoding::Raw,
-        1 => Encoding::Zstd,
-        _ => return None,
-    };
-    let size = u32::from_le_bytes(size.first_chunk().copied()?);
-    (*magic == MAGIC).then_some((encoding, u64::from(size)))
-}
-
 fn sync_all(staged: &[(PathBuf, File)]) -> Result<(), RegistryError> {
     let each = |(path, file): &(PathBuf, File)| file.sync_all().map_err(failed("sync", path));
     std::thread::scope(|scope| {
@@ -197,14 +168,7 @@ impl Objects for Folder {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)
                 .map_err(|e| damaged(format!("it cannot be read: {e}")))?;
-            let header = bytes.get(..HEADER).and_then(parse);
-            let (encoding, size) =
-                header.ok_or_else(|| damaged("its file does not begin as it should".to_owned()))?;
-            Ok(Some(Stored {
-                encoding,
-                size,
-                data: prost::bytes::Bytes::from(bytes).slice(HEADER..),
-            }))
+            format::read(digest, bytes.into()).map(Some)
         })
         .await
     }
@@ -219,15 +183,9 @@ impl Objects for Folder {
                 };
                 let stored = file.metadata().map_err(failed("look at", &path))?.len();
                 let mut header = [0; HEADER];
-                // A file too short for its header is none: writing the chunk again restores it.
+                // A file too short for its header is none.
                 let whole = file.read_exact(&mut header).is_ok();
-                let parsed = parse(&header).filter(|_| whole);
-                // Cut short is found without reading all when nothing was compressed.
-                Ok(parsed
-                    .filter(|&(encoding, size)| {
-                        encoding == Encoding::Zstd || stored == HEADER as u64 + size
-                    })
-                    .map(|(_, size)| Head { size, stored }))
+                Ok(whole.then(|| format::head(&header, stored)).flatten())
             };
             digests.into_iter().map(head).collect()
         })
@@ -259,7 +217,10 @@ impl Objects for Folder {
     }
 
     async fn list(&self, after: Option<Page>) -> Result<Listed, RegistryError> {
-        let digit = after.map_or(0, |page| page.0);
+        let digit = match after {
+            Some(Page::Shard(digit)) => digit,
+            _ => 0,
+        };
         let shard = self.0.root.join(format!("chunks/{digit:x}"));
         blocking(move || {
             let mut objects = Vec::new();
@@ -278,7 +239,7 @@ impl Objects for Folder {
             objects.sort_unstable();
             Ok(Listed {
                 objects,
-                next: (digit < 15).then_some(Page(digit + 1)),
+                next: (digit < 15).then_some(Page::Shard(digit + 1)),
             })
         })
         .await
@@ -318,84 +279,38 @@ impl Objects for Folder {
 mod tests {
     use super::*;
     use crate::ChunkId;
+    use crate::chunks::Encoding;
+    use crate::objects::conformance;
 
-    async fn folder() -> (tempfile::TempDir, Folder) {
+    #[tokio::test]
+    async fn a_folder_keeps_objects() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let damage = |digest: Digest, bytes: &[u8]| {
+            let hex = digest.hex();
+            let path = dir.path().join("chunks").join(&hex[..1]).join(hex);
+            fs::write(path, bytes).expect("writes");
+        };
+        let open = async || Folder::open(dir.path()).await.expect("opens");
+        conformance::keeps(open, async |digest, bytes| damage(digest, bytes)).await;
+        let damaged = fs::read_dir(dir.path().join("damaged")).expect("reads");
+        assert!(damaged.count() > 0, "what was damaged is kept aside");
+    }
+
+    #[tokio::test]
+    async fn what_was_staged_is_gone_after_a_restart() {
         let dir = tempfile::tempdir().expect("tempdir");
         let folder = Folder::open(dir.path()).await.expect("opens");
-        (dir, folder)
-    }
-
-    fn object(bytes: &'static [u8]) -> (Digest, Stored) {
         let stored = Stored {
             encoding: Encoding::Raw,
-            size: bytes.len() as u64,
-            data: bytes.into(),
+            size: 3,
+            data: b"one"[..].into(),
         };
-        (ChunkId::of(bytes).digest, stored)
-    }
-
-    #[tokio::test]
-    async fn what_is_put_is_there_after_a_restart_and_what_was_staged_is_not() {
-        let (dir, folder) = folder().await;
-        let objects: Vec<_> = [&b"one"[..], b"two", b"three"].map(object).into();
-        let grown = folder.put(objects.clone()).await.expect("puts");
-        assert_eq!((grown.objects, grown.bytes), (3, 3 * 12 + 11));
-        let again = folder.put(objects[..1].to_vec()).await.expect("puts");
-        assert_eq!(again, Grown::default());
+        let digest = ChunkId::of(b"one").digest;
+        folder.put(vec![(digest, stored)]).await.expect("puts");
         fs::write(dir.path().join("staging/7"), "half").expect("writes");
         let folder = Folder::open(dir.path()).await.expect("opens");
-        assert!(
-            fs::read_dir(dir.path().join("staging"))
-                .expect("reads")
-                .next()
-                .is_none()
-        );
-        for (digest, stored) in &objects {
-            assert_eq!(
-                folder.get(*digest).await.expect("reads").as_ref(),
-                Some(stored)
-            );
-        }
-        let mut listed = Vec::new();
-        let mut next = None;
-        loop {
-            let page = folder.list(next).await.expect("lists");
-            listed.extend(page.objects.into_iter().map(|(digest, _)| digest));
-            next = page.next;
-            if next.is_none() {
-                break;
-            }
-        }
-        let mut expected: Vec<Digest> = objects.iter().map(|(digest, _)| *digest).collect();
-        expected.sort_unstable();
-        assert_eq!(listed, expected);
-        let freed = folder.delete(expected.clone()).await.expect("deletes");
-        assert_eq!(freed, 3 * 12 + 11);
-        assert_eq!(folder.head(expected).await.expect("looks"), [None; 3]);
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_no_object_counts_as_missing_and_is_kept_aside() {
-        let (dir, folder) = folder().await;
-        let (digest, stored) = object(b"whole");
-        for bad in [
-            &b""[..],
-            b"ESPC",
-            b"ESPC\x07\0\0\0\x05\0\0\0whole",
-            b"ESPC\0\0\0\0\x05\0\0\0who",
-        ] {
-            folder
-                .put(vec![(digest, stored.clone())])
-                .await
-                .expect("puts");
-            fs::write(folder.path(digest), bad).expect("writes");
-            let head = folder.head(vec![digest]).await.expect("looks");
-            assert_eq!(head, [None], "{bad:?}");
-            let size = folder.set_aside(digest).await.expect("moves");
-            assert_eq!(size, bad.len() as u64);
-            assert_eq!(folder.get(digest).await.expect("reads"), None);
-            let kept = fs::read(dir.path().join("damaged").join(digest.hex()));
-            assert_eq!(kept.expect("is kept"), bad);
-        }
+        let mut staged = fs::read_dir(dir.path().join("staging")).expect("reads");
+        assert!(staged.next().is_none());
+        assert!(folder.get(digest).await.expect("reads").is_some());
     }
 }

@@ -56,7 +56,10 @@ impl Objects for Memory {
     }
 
     async fn list(&self, after: Option<Page>) -> Result<Listed, RegistryError> {
-        let digit = after.map_or(0, |page| page.0);
+        let digit = match after {
+            Some(Page::Shard(digit)) => digit,
+            _ => 0,
+        };
         let objects = self
             .objects()
             .iter()
@@ -65,7 +68,7 @@ impl Objects for Memory {
             .collect();
         Ok(Listed {
             objects,
-            next: (digit < 15).then_some(Page(digit + 1)),
+            next: (digit < 15).then_some(Page::Shard(digit + 1)),
         })
     }
 

@@ -1,6 +1,10 @@
-//! Where chunks lie: a seam that a folder fills, and an object store can.
+//! Where chunks lie: a folder, or a bucket of an object store.
 
+mod bucket;
+#[cfg(test)]
+mod conformance;
 mod folder;
+mod format;
 #[cfg(test)]
 pub(crate) mod memory;
 
@@ -9,7 +13,9 @@ use tonic::async_trait;
 use crate::chunks::{Encoding, Stored};
 use crate::{ChunkId, Digest, RegistryError};
 
+pub use bucket::{Bucket, Patience};
 pub(crate) use folder::Folder;
+pub(crate) use format::HEADER as STORED_HEADER;
 
 /// What is known of an object without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +37,7 @@ pub(crate) struct Grown {
 
 /// Immutable objects named by digests.
 ///
-/// An object store fills it with conditional puts, gets, deletes and ordered lists; what `head` gives is
-/// metadata there. Bytes are not verified here: [`crate::Blobs`] does that on either side.
+/// Bytes are not verified here: [`crate::Blobs`] does that on either side.
 #[async_trait]
 pub(crate) trait Objects: Send + Sync + 'static {
     /// Stores objects, atomically each and durably all when it answers. One that is there is replaced
@@ -61,7 +66,12 @@ pub(crate) trait Objects: Send + Sync + 'static {
 
 /// Where a list goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Page(u8);
+pub(crate) enum Page {
+    /// With the objects whose digests begin with this hex digit.
+    Shard(u8),
+    /// After this object.
+    After(Digest),
+}
 
 /// A page of a list.
 #[derive(Debug)]

@@ -79,7 +79,7 @@ async fn record_of(store: &Store, digest: Digest) -> Result<CheckpointRecord, Re
 
 /// A reference to a checkpoint, as people write it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reference {
+pub(crate) enum Reference {
     Alias {
         name: String,
         alias: String,
@@ -91,7 +91,7 @@ pub(super) enum Reference {
 }
 
 impl Reference {
-    pub(super) fn parse(text: &str) -> Result<Self, RegistryError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, RegistryError> {
         let named = |name: &str| {
             check_name(name).map_err(|problem| {
                 RegistryError::argument(
@@ -147,6 +147,7 @@ impl RegistryService {
                 .iter()
                 .map(Signed::to_proto)
                 .collect(),
+            stale_s: 0,
         })
     }
 
@@ -245,6 +246,7 @@ impl RegistryService {
         Ok(ListCheckpointsResponse {
             checkpoints,
             next_page_token: next_page_token(more, before),
+            stale_s: 0,
         })
     }
 

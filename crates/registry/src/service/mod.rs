@@ -18,6 +18,9 @@ use espalier_store::{Leader, Store};
 use tokio::sync::{Mutex, RwLock, Semaphore};
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::lookup::Reference;
+pub(crate) use self::requests::{chunk_ids, lease};
+pub(crate) use self::transfer::check_batch;
 use crate::pins::Pins;
 use crate::{Blobs, Clock, Digest, PublishHook, SystemClock};
 pub use lookup::{Visible, checkpoint_name};

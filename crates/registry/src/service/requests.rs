@@ -16,7 +16,7 @@ pub(super) fn digest(field: &str, text: &str) -> Result<Digest, RegistryError> {
     text.parse().map_err(|e| RegistryError::argument(field, e))
 }
 
-pub(super) fn chunk_ids(ids: &[pb::ChunkId], most: usize) -> Result<Vec<ChunkId>, RegistryError> {
+pub(crate) fn chunk_ids(ids: &[pb::ChunkId], most: usize) -> Result<Vec<ChunkId>, RegistryError> {
     check_count("chunks", ids.len(), most)?;
     ids.iter()
         .enumerate()
@@ -83,7 +83,7 @@ pub(super) fn check_count(field: &str, count: usize, most: usize) -> Result<(), 
 }
 
 /// `None` when no lease is named.
-pub(super) fn lease(lease: &str) -> Result<Option<&str>, RegistryError> {
+pub(crate) fn lease(lease: &str) -> Result<Option<&str>, RegistryError> {
     if lease.is_empty() {
         return Ok(None);
     }

@@ -2,13 +2,18 @@
 
 use espalier_proto::MAX_BATCH;
 use espalier_proto::v1 as pb;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::requests::{chunk_ids, chunks, lease};
 use super::{RegistryService, requests};
+use crate::chunks::Stored;
 use crate::{ChunkId, Digest, MAX_CHUNK, RegistryError};
 
 /// Most chunks that are asked for at once.
 const MAX_FIND: usize = 10_000;
+
+/// Chunks of one call that are read at once: a bucket answers each only after a while.
+const READS: usize = 8;
 
 /// Most bytes of chunks, before compression, that are verified in one call.
 const MAX_CHECK: u64 = 64 << 20;
@@ -33,7 +38,7 @@ impl RegistryService {
         let sum: usize = chunks.iter().map(|(_, stored)| stored.data.len()).sum();
         requests::check_count("chunks: bytes of data", sum, MAX_CHUNK)?;
         let ids: Vec<ChunkId> = chunks.iter().map(|(id, _)| *id).collect();
-        check_sum(&ids, MAX_WRITE)?;
+        check_batch(&ids, MAX_WRITE)?;
         // The semaphore is never closed.
         let _permit = self.0.writes.acquire().await;
         let _gate = self.0.gate.read().await;
@@ -46,23 +51,19 @@ impl RegistryService {
         request: &pb::ReadChunksRequest,
     ) -> Result<Vec<pb::Chunk>, RegistryError> {
         let ids = chunk_ids(&request.chunks, MAX_BATCH)?;
-        check_sum(&ids, MAX_CHUNK as u64)?;
+        check_batch(&ids, MAX_CHUNK as u64)?;
         self.pin(&request.lease, [])?;
         let _permit = self.0.reads.acquire().await;
-        let mut chunks = Vec::with_capacity(ids.len());
-        for id in ids {
+        let read = |id: ChunkId| async move {
             let stored = if request.verify {
                 self.0.blobs.get_verified(id).await?
             } else {
                 self.0.blobs.get(id).await?
             };
-            chunks.push(pb::Chunk {
-                id: Some(id.to_proto()),
-                encoding: pb::Encoding::from(stored.encoding).into(),
-                data: stored.data,
-            });
-        }
-        Ok(chunks)
+            Ok(stored.into_proto(id))
+        };
+        let reads = stream::iter(ids.into_iter().map(read));
+        reads.buffered(READS).try_collect().await
     }
 
     pub(super) async fn check(
@@ -70,22 +71,25 @@ impl RegistryService {
         request: &pb::CheckChunksRequest,
     ) -> Result<Vec<pb::Finding>, RegistryError> {
         let ids = chunk_ids(&request.chunks, MAX_BATCH)?;
-        check_sum(&ids, MAX_CHECK)?;
+        check_batch(&ids, MAX_CHECK)?;
         let _permit = self.0.reads.acquire().await;
-        let mut findings = Vec::new();
-        for id in ids {
+        let look = |id: ChunkId| async move {
             let problem = match self.0.blobs.get_verified(id).await {
-                Ok(_) => continue,
+                Ok(_) => return Ok(None),
                 Err(RegistryError::Damaged { problem, .. }) => problem,
                 Err(RegistryError::NotFound { .. }) => "it is missing".to_owned(),
                 Err(error) => return Err(error),
             };
-            findings.push(pb::Finding {
+            Ok(Some(pb::Finding {
                 chunk: Some(id.to_proto()),
                 problem,
-            });
-        }
-        Ok(findings)
+            }))
+        };
+        let looks = stream::iter(ids.into_iter().map(look)).buffered(READS);
+        looks
+            .try_filter_map(|found| async move { Ok(found) })
+            .try_collect()
+            .await
     }
 
     /// Pins chunks under the lease that a request names, if it names one.
@@ -101,13 +105,24 @@ impl RegistryService {
     }
 }
 
-fn check_sum(ids: &[ChunkId], most: u64) -> Result<(), RegistryError> {
+pub(crate) fn check_batch(ids: &[ChunkId], most: u64) -> Result<(), RegistryError> {
     let sum: u64 = ids.iter().map(|id| id.size).sum();
     if sum > most {
         let problem = format!("at most {most} bytes before compression, not {sum}");
         return Err(RegistryError::argument("chunks", problem));
     }
     Ok(())
+}
+
+impl Stored {
+    /// As it is sent.
+    pub(crate) fn into_proto(self, id: ChunkId) -> pb::Chunk {
+        pb::Chunk {
+            id: Some(id.to_proto()),
+            encoding: pb::Encoding::from(self.encoding).into(),
+            data: self.data,
+        }
+    }
 }
 
 impl ChunkId {

@@ -3,28 +3,63 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use espalier_proto::v1::registry_service_client::RegistryServiceClient;
 use espalier_proto::v1::{Chunk, FindMissingChunksRequest, WriteChunksRequest};
 use espalier_registry::{
-    Alias, Blobs, ChunkId, Client, Digest, Expected, Kind, Manifest, NoJobs, PublishHook,
-    PublishRequest, RegistryService,
+    Alias, Blobs, Bucket, ChunkId, Client, Digest, Expected, Kind, Manifest, NoJobs,
+    Options as Periods, Patience, PublishHook, PublishRequest, RegistryService, SystemClock,
 };
 use espalier_store::{Options, Store};
+use espalier_tests::S3;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::codegen::{Context, Poll, Service, http};
+use tonic::server::NamedService;
 use tonic::transport::{Channel, Server};
 
 pub(crate) struct Registry {
     pub(crate) dir: TempDir,
     pub(crate) endpoint: String,
     pub(crate) store: Store,
+    /// Calls that read chunks.
+    pub(crate) reads: Arc<AtomicU64>,
+    place: Place,
     service: RegistryService,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
+}
+
+/// Where the chunks of a registry lie.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    Folder,
+    Bucket(&'static S3, &'static str),
+}
+
+impl Place {
+    /// A new one of each kind that there is here.
+    pub(crate) fn each() -> Vec<Self> {
+        let bucket = S3::shared().map(|s3| Self::Bucket(s3, s3.bucket().leak()));
+        [Self::Folder].into_iter().chain(bucket).collect()
+    }
+
+    async fn open(self, dir: &Path, quota: Option<u64>) -> Blobs {
+        let opened = match self {
+            Self::Folder => Blobs::with_quota(dir.join("blobs"), quota).await,
+            Self::Bucket(s3, bucket) => {
+                let url = format!("s3://{bucket}/prefix");
+                let bucket = Bucket::open(&url, s3.settings(), Patience::default()).await;
+                Blobs::in_bucket(bucket.expect("bucket"), quota).await
+            }
+        };
+        opened.expect("blobs")
+    }
 }
 
 impl Registry {
@@ -34,27 +69,55 @@ impl Registry {
 
     pub(crate) async fn with_hook(hook: Arc<dyn PublishHook>) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        Self::on(dir, hook, None).await
+        Self::on(dir, Place::Folder, hook, None, Periods::default()).await
     }
 
     pub(crate) async fn with_quota(quota: u64) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        Self::on(dir, Arc::new(NoJobs), Some(quota)).await
+        let periods = Periods::default();
+        Self::on(dir, Place::Folder, Arc::new(NoJobs), Some(quota), periods).await
     }
 
-    async fn on(dir: TempDir, hook: Arc<dyn PublishHook>, quota: Option<u64>) -> Self {
+    pub(crate) async fn at(place: Place) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        Self::on(dir, place, Arc::new(NoJobs), None, Periods::default()).await
+    }
+
+    /// One that pins nothing without a lease and removes garbage when a second collection finds it.
+    pub(crate) async fn without_grace(place: Place) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let periods = Periods {
+            lease_ttl: Duration::ZERO,
+            grace: Duration::ZERO,
+            ..Periods::default()
+        };
+        Self::on(dir, place, Arc::new(NoJobs), None, periods).await
+    }
+
+    async fn on(
+        dir: TempDir,
+        place: Place,
+        hook: Arc<dyn PublishHook>,
+        quota: Option<u64>,
+        periods: Periods,
+    ) -> Self {
         let store = Store::open(dir.path().join("state.redb"), Options::default())
             .await
             .expect("store");
-        let blobs = Blobs::with_quota(dir.path().join("blobs"), quota).await;
-        let blobs = blobs.expect("blobs");
+        let blobs = place.open(dir.path(), quota).await;
         let leader = store.campaign("test").await.expect("leader");
-        let service = RegistryService::new(blobs, leader, hook);
+        let clock = Arc::new(SystemClock::default());
+        let service = RegistryService::with(blobs, leader, hook, periods, clock);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
         let (stop, stopped) = oneshot::channel::<()>();
+        let reads = Arc::new(AtomicU64::new(0));
+        let counted = Counted {
+            inner: service.clone().into_server(),
+            reads: Arc::clone(&reads),
+        };
         let server = Server::builder()
-            .add_service(service.clone().into_server())
+            .add_service(counted)
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
                 let _ = stopped.await;
             });
@@ -63,6 +126,8 @@ impl Registry {
             dir,
             endpoint,
             store,
+            reads,
+            place,
             service,
             stop,
             server,
@@ -71,12 +136,39 @@ impl Registry {
 
     /// Stops the registry and starts it again on the same folder.
     pub(crate) async fn restart(self) -> Self {
+        let (dir, place) = self.stop().await;
+        Self::on(dir, place, Arc::new(NoJobs), None, Periods::default()).await
+    }
+
+    /// Stops the registry; what it stored is left.
+    pub(crate) async fn stop(self) -> (TempDir, Place) {
         let _ = self.stop.send(());
         self.server.abort();
         let _ = self.server.await;
         self.service.drain().await;
         self.store.close().await;
-        Self::on(self.dir, Arc::new(NoJobs), None).await
+        (self.dir, self.place)
+    }
+
+    /// The bytes in which a chunk lies; none takes them away.
+    pub(crate) fn damage(&self, digest: Digest, edit: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) {
+        let hex = digest.hex();
+        match self.place {
+            Place::Folder => {
+                let path = self.chunk_path(digest);
+                match edit(std::fs::read(&path).expect("is there")) {
+                    Some(bytes) => std::fs::write(&path, bytes).expect("writes"),
+                    None => std::fs::remove_file(&path).expect("removes"),
+                }
+            }
+            Place::Bucket(s3, bucket) => {
+                let path = format!("{bucket}/prefix/chunks/{}/{hex}", &hex[..1]);
+                match edit(s3.get(&path)) {
+                    Some(bytes) => s3.put(&path, &bytes),
+                    None => s3.delete(&path),
+                }
+            }
+        }
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -96,6 +188,36 @@ impl Registry {
         let shard = self.dir.path().join("blobs/chunks").join(&hex[..1]);
         shard.join(hex)
     }
+}
+
+/// The service, with a count of the calls that read chunks.
+#[derive(Clone)]
+struct Counted<S> {
+    inner: S,
+    reads: Arc<AtomicU64>,
+}
+
+impl<S, B> Service<http::Request<B>> for Counted<S>
+where
+    S: Service<http::Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> S::Future {
+        let reads = request.uri().path().ends_with("/ReadChunks");
+        self.reads.fetch_add(u64::from(reads), Ordering::Relaxed);
+        self.inner.call(request)
+    }
+}
+
+impl<S: NamedService> NamedService for Counted<S> {
+    const NAME: &'static str = S::NAME;
 }
 
 /// Bytes that differ by seed and do not repeat soon.
