@@ -154,7 +154,8 @@ fn a_coordinator_without_the_shared_folder_is_refused() {
     assert_ne!(refused.code, 0);
     let text = &refused.stderr;
     assert!(
-        text.contains("is not the one of the other coordinators") && text.contains("--data-dir"),
+        text.contains("is not where the chunks of this deployment lie")
+            && text.contains("--data-dir"),
         "{text}"
     );
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use espalier_tests::{Ran, S3, program, repository};
+use espalier_tests::{Etcd, Ran, S3, program, repository};
 use serde_json::{Value, json};
 
 /// A registry without jobs, and the command against it.
@@ -19,8 +19,12 @@ impl Registry {
         Self::with(&[], &[])
     }
 
-    /// With further arguments and settings.
+    /// Alone, with further arguments and settings.
     fn with(args: &[&str], settings: &[(String, String)]) -> Self {
+        Self::launched(&[&["--role", "registry"], args].concat(), settings)
+    }
+
+    fn launched(args: &[&str], settings: &[(String, String)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -39,7 +43,8 @@ impl Registry {
 
     /// Starts it again on what it had stored.
     fn restart(&mut self, args: &[&str], settings: &[(String, String)]) {
-        self.process = launch(self.dir.path(), self.port, args, settings);
+        let args = [&["--role", "registry"], args].concat();
+        self.process = launch(self.dir.path(), self.port, &args, settings);
         self.ready();
     }
 
@@ -117,7 +122,7 @@ fn launch(dir: &Path, port: u16, args: &[&str], settings: &[(String, String)]) -
         .unwrap();
     let listen = format!("127.0.0.1:{port}");
     Command::new(program("espalier-coordinator"))
-        .args(["--role", "registry", "--listen", &listen, "--data-dir"])
+        .args(["--listen", &listen, "--data-dir"])
         .arg(dir.join("data"))
         .args(args)
         .envs(settings.iter().map(|(name, value)| (name, value)))
@@ -350,6 +355,39 @@ fn a_registry_in_a_bucket_outlives_its_process() {
         "{}",
         refused.stderr
     );
+}
+
+#[test]
+fn two_coordinators_share_a_bucket_and_no_folder() {
+    let (Some(s3), Some(etcd)) = (S3::shared(), Etcd::start(1, &[])) else {
+        return;
+    };
+    let url = format!("s3://{}/models", s3.bucket());
+    let store = etcd.url();
+    let args = ["--store", &store, "--blobs", &url];
+    let mut first = Registry::launched(&args, &s3.settings());
+    let second = Registry::launched(&args, &s3.settings());
+    let model = first.model("model", 4, 0.8);
+    // Whoever leads takes it.
+    second.json(&["checkpoint", "push", text(&model), "m:best"]);
+    first.kill();
+    second.ready();
+    second.json(&["checkpoint", "verify", "m:best", text(&model)]);
+    let pulled = second.dir.path().join("pulled");
+    second.json(&["checkpoint", "pull", "m:best", text(&pulled)]);
+    assert_eq!(second.json(&["registry", "fsck"]), json!([]));
+    // One with another bucket is not let in.
+    let other = format!("s3://{}/models", s3.bucket());
+    let dir = tempfile::tempdir().unwrap();
+    let refused = Ran::of(
+        Command::new(program("espalier-coordinator"))
+            .args(["--listen", "127.0.0.1:0", "--advertise", "127.0.0.1:1"])
+            .args(["--store", &store, "--blobs", &other, "--data-dir"])
+            .arg(dir.path())
+            .envs(s3.settings()),
+    );
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("--blobs"), "{}", refused.stderr);
 }
 
 #[test]

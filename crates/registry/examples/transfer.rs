@@ -30,7 +30,9 @@ fn main() -> anyhow::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [SERVE, dir] => runtime.block_on(serve(Path::new(dir))),
         [] => runtime.block_on(run(1)),
-        [gib] => runtime.block_on(run(gib.parse().context("the argument is a number of GiB")?)),
+        [gib] => runtime.block_on(run(gib
+            .parse()
+            .context("the argument is a number of GiB")?)),
         _ => anyhow::bail!("one argument: a number of GiB"),
     }
 }

@@ -127,7 +127,9 @@ impl Chunks {
         // One for each that is absent, in their order.
         let mut fetched = fetched.into_iter();
         let all = kept.into_iter();
-        Ok(all.filter_map(|kept| kept.or_else(|| fetched.next())).collect())
+        Ok(all
+            .filter_map(|kept| kept.or_else(|| fetched.next()))
+            .collect())
     }
 
     /// A chunk that is here and whole.
