@@ -110,7 +110,8 @@ async fn fsck(global: &Global, repair: Option<String>) -> Result<(), Failure> {
     let mirror = match repair {
         None => None,
         Some(endpoint) if endpoint.contains("://") => {
-            Some(Mirror::Registry(connect::mirror(global, &endpoint).await?))
+            let other = connect::mirror(global, &endpoint).await?;
+            Some(Mirror::Registry(Box::new(other)))
         }
         Some(folder) if PathBuf::from(&folder).is_dir() => Some(Mirror::Folder(folder.into())),
         Some(other) => {

@@ -17,8 +17,6 @@ mod errors;
 mod failpoint;
 mod files;
 mod filter;
-#[doc(hidden)]
-pub mod fuzzing;
 mod gc;
 mod hook;
 mod manifest;

@@ -10,7 +10,6 @@ use crate::Digest;
 
 pub(crate) use codec::{Encoding, Stored, decode, encode};
 pub(crate) use cut::Cuts;
-pub(crate) use safetensors::parts as safetensors_parts;
 
 /// Largest chunk, in bytes before compression.
 pub const MAX_CHUNK: usize = espalier_proto::MAX_CHUNK;

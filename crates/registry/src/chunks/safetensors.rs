@@ -48,7 +48,7 @@ impl<'de> Deserialize<'de> for Members {
 
 /// Lengths of the header and of each tensor, in the order of the file; `None` when it is no safetensors
 /// file that can be cut so. Nothing here is trusted to be true of the file: lengths only guide the cuts.
-pub(crate) fn parts(reader: &mut impl Read, file_size: u64) -> io::Result<Option<Vec<u64>>> {
+pub(super) fn parts(reader: &mut impl Read, file_size: u64) -> io::Result<Option<Vec<u64>>> {
     let mut length = [0; 8];
     if file_size < 8 {
         return Ok(None);

@@ -28,7 +28,7 @@ const MAX_NAMED: usize = 20;
 #[derive(Clone, Debug)]
 pub enum Mirror {
     /// In another registry.
-    Registry(Client),
+    Registry(Box<Client>),
     /// In a folder into which a checkpoint was pulled.
     Folder(PathBuf),
 }

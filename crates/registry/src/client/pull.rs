@@ -313,7 +313,8 @@ fn unpack(id: ChunkId, chunk: Chunk) -> Result<Bytes, String> {
 /// A manifest of a megabyte can ask for fifty gigabytes, of one chunk again and again: that is found
 /// before the disk is full.
 fn check_room(needed: u64, available: u64) -> Result<(), String> {
-    if needed.saturating_add(RESERVE) <= available {
+    let all = needed.checked_add(RESERVE);
+    if all.is_some_and(|all| all <= available) {
         return Ok(());
     }
     Err(format!(
