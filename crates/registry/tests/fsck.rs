@@ -44,7 +44,7 @@ async fn everything_that_is_damaged_is_named_and_mended() {
             let source = if from_folder {
                 Mirror::Folder(dir.path().to_owned())
             } else {
-                Mirror::Registry(mirror.client().await)
+                Mirror::Registry(Box::new(mirror.client().await))
             };
             let found = client.fsck(None, |_, _| {}).await.expect("looks");
             let mended = client.fsck(Some(&source), |_, _| {}).await.expect("mends");
@@ -88,7 +88,7 @@ async fn what_no_mirror_has_is_named_and_not_mended() {
             Some(bytes)
         });
     }
-    let faults = client.fsck(Some(&Mirror::Registry(other)), |_, _| {}).await;
+    let faults = client.fsck(Some(&Mirror::Registry(Box::new(other))), |_, _| {}).await;
     let faults = faults.expect("looks");
     assert_eq!(faults.len(), 2);
     assert!(faults.iter().all(|fault| !fault.repaired), "{faults:?}");
