@@ -8,6 +8,12 @@ pub(crate) const JOBS: &str = "jobs/";
 /// Prefix of all workers.
 pub(crate) const WORKERS: &str = "workers/";
 
+/// Prefix of what stands between workers and gangs.
+pub(crate) const STANDINGS: &str = "standings/";
+
+/// Prefix of all queues.
+pub(crate) const QUEUES: &str = "queues/";
+
 /// Number of the last job.
 pub(crate) const JOB_COUNTER: &str = "counters/jobs";
 
@@ -32,6 +38,16 @@ pub(crate) fn request(request_id: &str) -> String {
 /// A worker.
 pub(crate) fn worker(id: &str) -> String {
     format!("{WORKERS}{id}")
+}
+
+/// What stands between a worker and gangs.
+pub(crate) fn standing(worker_id: &str) -> String {
+    format!("{STANDINGS}{worker_id}")
+}
+
+/// A queue.
+pub(crate) fn queue(name: &str) -> String {
+    format!("{QUEUES}{name}")
 }
 
 /// Highest report of a worker that is stored.

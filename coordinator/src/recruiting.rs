@@ -31,20 +31,29 @@ pub fn decide(
     fit: &[Recruit],
     free: &[Candidate],
 ) -> Vec<(String, u32)> {
-    let needs = job.gang.formation == Formation::Held;
-    let grows = job.state == State::Running && !wish.crowded && !job.ends();
-    if now < wish.not_before || !(needs || grows) {
-        return Vec::new();
-    }
     let mut have: BTreeMap<&str, u32> = BTreeMap::new();
-    for member in &job.gang.members {
+    let stays = |id: &String| !job.let_go.contains_key(id);
+    for member in job.gang.members.iter().filter(|m| stays(&m.worker_id)) {
         *have.entry(&member.worker_id).or_default() += member.seats.len() as u32;
     }
     for recruit in fit {
         *have.entry(&recruit.worker_id).or_default() += 1;
     }
-    let mut room = wish.max_workers.saturating_sub(have.len() as u32);
-    let mut workers: Vec<&Candidate> = free.iter().collect();
+    let steps = job.state == State::Running && !job.ends();
+    // Those that go are replaced whoever waits: the job has its workers already.
+    let moves = steps && (have.len() as u32) < job.min_workers;
+    let needs = job.gang.formation == Formation::Held || moves;
+    let grows = steps && !wish.crowded;
+    if now < wish.not_before || job.leaves.is_some() || !(needs || grows) {
+        return Vec::new();
+    }
+    let most = if moves && wish.crowded {
+        job.min_workers
+    } else {
+        wish.max_workers
+    };
+    let mut room = most.saturating_sub(have.len() as u32);
+    let mut workers: Vec<&Candidate> = free.iter().filter(|w| stays(&w.worker_id)).collect();
     // Those that have ranks of the job first: the others count as further workers.
     workers.sort_by_key(|worker| {
         let known = have.contains_key(worker.worker_id.as_str());
@@ -104,6 +113,7 @@ mod tests {
         Candidate {
             worker_id: id.to_owned(),
             device: Device::Cpu,
+            slots: 4,
             free,
         }
     }

@@ -194,12 +194,20 @@ fn only_the_collectives_are_unsafe() {
 fn decisions_read_no_clock_and_no_global_generator() {
     let root = repository();
     for decision in [
-        "coordinator/src/scheduler.rs",
+        "coordinator/src/scheduler/mod.rs",
+        "coordinator/src/scheduler/preempt.rs",
+        "coordinator/src/scheduler/room.rs",
+        "coordinator/src/scheduler/search.rs",
+        "coordinator/src/scheduler/usage.rs",
+        "coordinator/src/scheduler/view.rs",
+        "coordinator/src/scheduler/words.rs",
         "coordinator/src/membership.rs",
         "coordinator/src/membership/losses.rs",
         "coordinator/src/membership/next.rs",
+        "coordinator/src/membership/partings.rs",
         "coordinator/src/recruiting.rs",
         "coordinator/src/stalls.rs",
+        "coordinator/src/standing.rs",
         "crates/vit/src/grouping.rs",
         "crates/vit/src/cost.rs",
         "crates/vit/src/choice.rs",

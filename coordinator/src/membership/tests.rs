@@ -9,6 +9,7 @@ const LIMITS: Limits = Limits {
     infrastructure_restarts: 2,
     recoveries: 3,
     hold: Duration::from_secs(30),
+    leave: Duration::from_secs(20),
 };
 
 fn member(worker: &str, first_rank: u32, seats: &[u64]) -> Member {

@@ -12,13 +12,14 @@ mod job;
 mod located;
 mod output;
 mod progress;
+mod queue;
 mod registry;
 mod report;
 mod siblings;
 mod up;
 mod worker;
 
-use args::{Cli, Command, WorkerCommand};
+use args::{Cli, Command};
 use clap::CommandFactory as _;
 use exit::Failure;
 
@@ -35,7 +36,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Registry(command) => registry::run(global, command).await,
         Command::Eval(args) => eval::run(global, args).await,
         Command::Bench(args) => bench::run(global, args).await,
-        Command::Worker(WorkerCommand::List) => worker::list(global).await,
+        Command::Worker(command) => worker::run(global, command).await,
+        Command::Queue(command) => queue::run(global, command).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "espalier", &mut script);
