@@ -175,4 +175,20 @@ mod tests {
         };
         assert!(starts(&held, &paused, &[], &free).is_empty());
     }
+
+    #[test]
+    fn those_that_go_are_replaced_whoever_waits_and_nobody_joins_who_leaves() {
+        let free = [worker("a", 2), worker("b", 2), worker("c", 2)];
+        let crowded = Wish {
+            crowded: true,
+            ..WISH
+        };
+        let mut moves = job(Formation::Fresh, State::Running);
+        assert!(starts(&moves, &crowded, &[], &free).is_empty());
+        moves.let_go.insert("a".to_owned(), "drained".to_owned());
+        let found = starts(&moves, &crowded, &[], &free);
+        assert_eq!(found, [("b".to_owned(), 2)]);
+        moves.leaves = Some(std::time::Duration::ZERO);
+        assert!(starts(&moves, &crowded, &[], &free).is_empty());
+    }
 }

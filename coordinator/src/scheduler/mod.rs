@@ -22,7 +22,7 @@ use room::Room;
 use usage::{Turns, Usage};
 pub use view::{Candidate, Decision, Part, Place, Running, Take, View, Waiting};
 use view::{KINDS, kind};
-use words::{at_quota, count, missing, over_quota, plural};
+use words::{at_quota, count, missing, needs, over_quota, plural};
 
 /// Decides over all jobs that wait, in the order of their turns.
 pub fn decide(now: Millis, view: &View) -> Vec<Decision> {
@@ -34,6 +34,7 @@ pub fn decide(now: Millis, view: &View) -> Vec<Decision> {
         lines: [Line::Open; KINDS],
         planned: BTreeSet::new(),
         at_quota: BTreeSet::new(),
+        unfit: BTreeSet::new(),
     };
     let mut turns = Turns::of(&view.waiting);
     let mut decisions = Vec::with_capacity(view.waiting.len());
@@ -62,8 +63,10 @@ struct Round<'v> {
     lines: [Line<'v>; KINDS],
     /// Queues for whose first waiting job a plan was made, by kind.
     planned: BTreeSet<(&'v str, usize)>,
-    /// Queues whose quota of a kind is what a job waits for, and that job.
+    /// Queues whose quota of a kind is what a job waits for.
     at_quota: BTreeSet<(&'v str, usize)>,
+    /// Queues with a job that does not fit the open workers of a kind.
+    unfit: BTreeSet<(&'v str, usize)>,
 }
 
 impl<'v> Round<'v> {
@@ -74,8 +77,14 @@ impl<'v> Round<'v> {
             return wait(job, over_quota(job, quota));
         }
         if self.room.fits(job) < job.min_workers as usize {
-            // Those behind it need not wait for workers that may never come.
-            return wait(job, missing(job, &mut self.room));
+            // Those behind it need not wait for workers that may never come. What many are told must not
+            // change with every worker: it is stored.
+            let first = self.unfit.insert(lane);
+            let reason = match first {
+                true => missing(job, &mut self.room),
+                false => format!("{}; too few are open", needs(job)),
+            };
+            return wait(job, reason);
         }
         if let Line::Closed(head) = self.lines[lane.1] {
             return wait(job, format!("waits behind job {}", head.job_id));
@@ -96,8 +105,9 @@ impl<'v> Round<'v> {
             let reason = placed(job, chosen.len(), able);
             return Decision::Place(self.place(job, chosen, reason));
         }
-        let reason = match quota {
-            Some(quota) if most < job.min_workers => at_quota(job, quota, &self.usage),
+        let reason = match (quota, self.lines[lane.1]) {
+            (Some(quota), _) if most < job.min_workers => at_quota(job, quota, &self.usage),
+            (_, Line::Head(head)) => format!("waits behind job {}", head.job_id),
             _ => missing(job, &mut self.room),
         };
         if self.planned.insert(lane)

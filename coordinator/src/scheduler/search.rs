@@ -148,6 +148,9 @@ pub(super) fn smallest(
         shrinks,
         tally: Tally::new(goal, budget),
     };
+    if search.tally.able + most(goal, evictions, shrinks) < goal.workers {
+        return None;
+    }
     search.least_evictions(evictions.len())?;
     for size in 0..=evictions.len() {
         let mut found = Found::default();
@@ -162,6 +165,21 @@ pub(super) fn smallest(
         }
     }
     None
+}
+
+/// Most workers that taking can make usable: each part is of one.
+fn most(goal: &Goal, evictions: &[Unit], shrinks: &[Unit]) -> usize {
+    let mut by_gang = vec![0; goal.spare.len()];
+    for unit in shrinks {
+        by_gang[unit.gang] += unit.frees.len();
+    }
+    for (parts, spare) in by_gang.iter_mut().zip(&goal.spare) {
+        *parts = (*parts).min(*spare as usize);
+    }
+    for unit in evictions {
+        by_gang[unit.gang] = unit.frees.len();
+    }
+    by_gang.iter().sum()
 }
 
 impl Search<'_, '_> {

@@ -25,14 +25,19 @@ pub(super) fn count(n: u32, noun: &str) -> String {
     format!("{n} {}", plural(n as usize, noun))
 }
 
-/// What the cluster lacks now.
-pub(super) fn missing(job: &Waiting, room: &mut Room) -> String {
-    let device = name(job.device);
-    let need = format!(
+/// What a job needs.
+pub(super) fn needs(job: &Waiting) -> String {
+    format!(
         "waits for {} with {} free",
-        count(job.min_workers, &format!("{device} worker")),
+        count(job.min_workers, &format!("{} worker", name(job.device))),
         count(job.ranks_per_worker, "slot"),
-    );
+    )
+}
+
+/// What the cluster lacks now.
+pub(super) fn missing(job: &Waiting, room: &mut Room<'_>) -> String {
+    let device = name(job.device);
+    let need = needs(job);
     match room.of_kind(job.device) {
         0 => format!("{need}; no {device} worker is open"),
         n if room.fits(job) < job.min_workers as usize => format!(
@@ -51,7 +56,7 @@ pub(super) fn missing(job: &Waiting, room: &mut Room) -> String {
 }
 
 /// Its queue's quota is used up.
-pub(super) fn at_quota(job: &Waiting, quota: u32, usage: &Usage) -> String {
+pub(super) fn at_quota(job: &Waiting, quota: u32, usage: &Usage<'_>) -> String {
     let device = name(job.device);
     let used = usage.used(&job.queue, job.device);
     format!(

@@ -177,7 +177,7 @@ async fn a_waiting_job_says_what_it_waits_for() {
         .await;
         reason(
             &tail.job_id,
-            "waits for 1 cpu worker with 1 slot free; no cpu worker is open",
+            "waits for 1 cpu worker with 1 slot free; too few are open",
         )
         .await;
     };

@@ -9,5 +9,6 @@ mod kill;
 mod life;
 mod recover;
 mod restart;
+mod schedule;
 mod serving;
 mod sessions;
