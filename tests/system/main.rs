@@ -12,3 +12,4 @@ mod leaders;
 mod recovery;
 mod registry;
 mod resume;
+mod sharing;
