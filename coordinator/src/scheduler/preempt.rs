@@ -240,7 +240,7 @@ impl<'a> Survey<'a> {
                 open.push((key, unit));
             }
         }
-        open.sort_by(|(a, _), (b, _)| a.cmp(b));
+        open.sort_by_key(|(key, _)| *key);
         open.into_iter().map(|(_, unit)| unit).collect()
     }
 
@@ -265,7 +265,7 @@ impl<'a> Survey<'a> {
                 }
             }
         }
-        open.sort_by(|(a, _), (b, _)| a.cmp(b));
+        open.sort_by_key(|(key, _)| *key);
         open.into_iter().map(|(_, unit)| unit).collect()
     }
 }
