@@ -1,10 +1,8 @@
 //! A cluster that several share: what one job gives up for another, what is held back and what is moved
 //! costs no step, and the result is that of a run that nothing happened to.
 
-use espalier_tests::{Cluster, Feed, TinyJob};
+use espalier_tests::{Cluster, Feed, TinyJob, assert_close, assert_same_losses, weights};
 use serde_json::Value;
-
-use crate::invariance::{assert_close, assert_same_losses, weights};
 
 /// Steps of a job.
 const TOTAL: u64 = 60;
