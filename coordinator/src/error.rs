@@ -3,7 +3,7 @@
 use espalier_store::StoreError;
 
 use crate::codec::Unreadable;
-use crate::job::{IllegalTransition, JobId};
+use crate::job::{IllegalTransition, JobId, State};
 
 /// Why the coordinator did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,43 @@ pub enum Error {
     /// The request id stands for a submit of something else.
     #[error("request_id was used before, for another job file: it is job {0}")]
     RequestReused(JobId),
+    /// The job is past what was asked of it.
+    #[error("job {job} is {state} and cannot be {asked}")]
+    WrongState {
+        /// The job.
+        job: JobId,
+        /// Where it stands.
+        state: State,
+        /// What was asked.
+        asked: &'static str,
+    },
+    /// There is no such worker.
+    #[error("there is no worker {0}")]
+    NoSuchWorker(String),
+    /// There is no such queue.
+    #[error("there is no queue {0}")]
+    NoSuchQueue(String),
+    /// A job file names a queue that is not there.
+    #[error("resources.queue: there is no queue `{name}`; {}", listed(.known))]
+    UnknownQueue {
+        /// The name.
+        name: String,
+        /// Those that are there.
+        known: Vec<String>,
+    },
+    /// Jobs of the queue have not ended.
+    #[error(
+        "queue {name} has {jobs} jobs that have not ended; let them end, or cancel them, first"
+    )]
+    QueueInUse {
+        /// The queue.
+        name: String,
+        /// How many.
+        jobs: usize,
+    },
+    /// Too many queues are there.
+    #[error("there are {0} queues, which is the most this coordinator takes")]
+    TooManyQueues(usize),
     /// Too many jobs wait or run.
     #[error(
         "{0} jobs wait or run, which is the most this coordinator takes; try again when some have ended"
@@ -65,6 +102,13 @@ impl Error {
     /// Ends this coordinator's term and nothing else: it may campaign again.
     pub fn ends_term(&self) -> bool {
         matches!(self, Self::Store(error) if ends_term(error))
+    }
+}
+
+fn listed(queues: &[String]) -> String {
+    match queues {
+        [] => "there is only `default`".to_owned(),
+        queues => format!("there are `default`, `{}`", queues.join("`, `")),
     }
 }
 

@@ -11,6 +11,12 @@ pub(crate) const WORKERS: &str = "workers/";
 /// Prefix of all tokens.
 pub(crate) const TOKENS: &str = "tokens/";
 
+/// Prefix of what stands between workers and gangs.
+pub(crate) const STANDINGS: &str = "standings/";
+
+/// Prefix of all queues.
+pub(crate) const QUEUES: &str = "queues/";
+
 /// Number of the last job.
 pub(crate) const JOB_COUNTER: &str = "counters/jobs";
 
@@ -40,6 +46,16 @@ pub(crate) fn worker(id: &str) -> String {
 /// A token.
 pub(crate) fn token(name: &str) -> String {
     format!("{TOKENS}{name}")
+}
+
+/// What stands between a worker and gangs.
+pub(crate) fn standing(worker_id: &str) -> String {
+    format!("{STANDINGS}{worker_id}")
+}
+
+/// A queue.
+pub(crate) fn queue(name: &str) -> String {
+    format!("{QUEUES}{name}")
 }
 
 /// Highest report of a worker that is stored.

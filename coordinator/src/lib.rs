@@ -3,7 +3,7 @@
 //! [`run`] is all of it: one port with the services of `espalier.v1`, one folder with all state; or
 //! the store in an etcd cluster and the folder shared, or a bucket, by several coordinators of which one
 //! leads.
-//! Decisions are pure functions ([`scheduler`], [`membership`], [`job::states`]) that give their
+//! Decisions are pure functions ([`scheduler`], [`membership`], [`standing`], [`job::states`]) that give their
 //! reasons; one task carries them out, each as one transaction of the store, and only then acts.
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,7 @@ mod keys;
 mod ledger;
 mod logs;
 pub mod membership;
+pub mod queue;
 pub mod recruiting;
 mod reports;
 mod role;
@@ -29,6 +30,7 @@ pub mod scheduler;
 mod server;
 mod sessions;
 pub mod stalls;
+pub mod standing;
 mod store_args;
 mod term;
 mod tls;

@@ -8,6 +8,7 @@
 
 mod losses;
 mod next;
+mod partings;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use crate::job::{Formation, Gang, JobId, RankPhase, Recruit, State};
 pub(crate) use losses::worker_loss;
 use losses::{losses, parted};
 use next::Next;
+pub use partings::shrink;
+use partings::{left, shift};
 
 /// How long things may take, and how often they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub struct Limits {
     pub recoveries: u32,
     /// Time that survivors wait for recruits before the job goes back to its checkpoint.
     pub hold: Duration,
+    /// Time that a gang which is to leave its workers has for the step it is in and its checkpoint.
+    pub leave: Duration,
 }
 
 /// How long a recovery counts against the budget: a job of weeks survives any number of them that do not
@@ -67,6 +72,10 @@ pub struct GangView {
     pub infrastructure_restarts: u32,
     /// Recoveries within [`RECENT`].
     pub recent_recoveries: u32,
+    /// How long ago the gang was told to leave its workers, if it was.
+    pub leaves: Option<Duration>,
+    /// Workers that it goes on without as soon as it can, and why.
+    pub let_go: BTreeMap<String, String>,
 }
 
 impl GangView {
@@ -98,6 +107,8 @@ impl GangView {
             min_workers: 1,
             infrastructure_restarts: 0,
             recent_recoveries: 0,
+            leaves: None,
+            let_go: BTreeMap::new(),
         }
     }
 }
@@ -122,6 +133,9 @@ pub enum Decision {
     Regroup(Regroup),
     /// Revoke the gang and go on from the last checkpoint.
     Restart(String),
+    /// Revoke the gang, which was to leave its workers, and has or is out of time: how, if there is
+    /// something to tell.
+    Leave(String),
     /// Revoke the gang; the job has failed.
     Fail(String),
     /// Its ranks have been told to stop: the cancel is complete.
@@ -153,6 +167,9 @@ pub fn decide(
     }
     if let Some((rank, reason)) = user_fault(job) {
         return Some(Decision::Fail(format!("rank {rank}: {reason}")));
+    }
+    if let Some(how) = left(limits, job) {
+        return Some(Decision::Leave(how));
     }
     let lost = losses(now, limits, job, workers);
     if job.state == State::Publishing {
@@ -190,7 +207,7 @@ pub fn decide(
     if matches!(job.state, State::Placing | State::Recovering) {
         return Some(Decision::Run(format!("all {world} ranks have met")));
     }
-    grow(now, limits, job, workers)
+    shift(now, limits, job, workers).or_else(|| grow(now, limits, job, workers))
 }
 
 /// Ready recruits join at the next step, if there is one.
@@ -305,7 +322,12 @@ fn fit(
 fn running(job: &GangView) -> impl Iterator<Item = u32> {
     job.ranks
         .iter()
-        .filter(|(_, phase)| matches!(phase, RankPhase::Running | RankPhase::Done))
+        .filter(|(_, phase)| {
+            matches!(
+                phase,
+                RankPhase::Running | RankPhase::Halted | RankPhase::Done
+            )
+        })
         .map(|(rank, _)| *rank)
 }
 

@@ -31,20 +31,29 @@ pub fn decide(
     fit: &[Recruit],
     free: &[Candidate],
 ) -> Vec<(String, u32)> {
-    let needs = job.gang.formation == Formation::Held;
-    let grows = job.state == State::Running && !wish.crowded && !job.ends();
-    if now < wish.not_before || !(needs || grows) {
-        return Vec::new();
-    }
     let mut have: BTreeMap<&str, u32> = BTreeMap::new();
-    for member in &job.gang.members {
+    let stays = |id: &String| !job.let_go.contains_key(id);
+    for member in job.gang.members.iter().filter(|m| stays(&m.worker_id)) {
         *have.entry(&member.worker_id).or_default() += member.seats.len() as u32;
     }
     for recruit in fit {
         *have.entry(&recruit.worker_id).or_default() += 1;
     }
-    let mut room = wish.max_workers.saturating_sub(have.len() as u32);
-    let mut workers: Vec<&Candidate> = free.iter().collect();
+    let steps = job.state == State::Running && !job.ends();
+    // Those that go are replaced whoever waits: the job has its workers already.
+    let moves = steps && (have.len() as u32) < job.min_workers;
+    let needs = job.gang.formation == Formation::Held || moves;
+    let grows = steps && !wish.crowded;
+    if now < wish.not_before || job.leaves.is_some() || !(needs || grows) {
+        return Vec::new();
+    }
+    let most = if moves && wish.crowded {
+        job.min_workers
+    } else {
+        wish.max_workers
+    };
+    let mut room = most.saturating_sub(have.len() as u32);
+    let mut workers: Vec<&Candidate> = free.iter().filter(|w| stays(&w.worker_id)).collect();
     // Those that have ranks of the job first: the others count as further workers.
     workers.sort_by_key(|worker| {
         let known = have.contains_key(worker.worker_id.as_str());
@@ -104,6 +113,7 @@ mod tests {
         Candidate {
             worker_id: id.to_owned(),
             device: Device::Cpu,
+            slots: 4,
             free,
         }
     }
@@ -164,5 +174,21 @@ mod tests {
             ..WISH
         };
         assert!(starts(&held, &paused, &[], &free).is_empty());
+    }
+
+    #[test]
+    fn those_that_go_are_replaced_whoever_waits_and_nobody_joins_who_leaves() {
+        let free = [worker("a", 2), worker("b", 2), worker("c", 2)];
+        let crowded = Wish {
+            crowded: true,
+            ..WISH
+        };
+        let mut moves = job(Formation::Fresh, State::Running);
+        assert!(starts(&moves, &crowded, &[], &free).is_empty());
+        moves.let_go.insert("a".to_owned(), "drained".to_owned());
+        let found = starts(&moves, &crowded, &[], &free);
+        assert_eq!(found, [("b".to_owned(), 2)]);
+        moves.leaves = Some(std::time::Duration::ZERO);
+        assert!(starts(&moves, &crowded, &[], &free).is_empty());
     }
 }

@@ -71,6 +71,8 @@ pub struct Options {
     pub recoveries: u32,
     /// Time that survivors keep their state and wait for others.
     pub hold: Duration,
+    /// Time that a gang which is to leave its workers has for the step it is in and its checkpoint.
+    pub leave: Duration,
     /// Where others reach it, as `host:port`: the name under which it leads.
     pub advertise: String,
 }
@@ -131,6 +133,7 @@ impl Default for Options {
             infrastructure_restarts: 20,
             recoveries: 20,
             hold: Duration::from_secs(120),
+            leave: Duration::from_secs(120),
             advertise: "coordinator".to_owned(),
         }
     }

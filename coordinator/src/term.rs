@@ -120,6 +120,7 @@ async fn begin(
         infrastructure_restarts: options.infrastructure_restarts,
         recoveries: options.recoveries,
         hold: options.hold,
+        leave: options.leave,
     };
     let (control, handle) = Control::load(leader.clone(), clock, limits).await?;
     let over = stop.child_token();

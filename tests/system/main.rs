@@ -12,4 +12,5 @@ mod leaders;
 mod recovery;
 mod registry;
 mod resume;
+mod sharing;
 mod trust;

@@ -30,6 +30,9 @@ pub enum ToRank {
         /// host:port at which rank 0 listens.
         address: String,
     },
+    /// The gang is about to leave: rank 0 runs no further step, hands over what was done, and says
+    /// [`FromRank::Halted`].
+    Halt,
     /// The checkpoint handed over for this step is durable.
     Stored {
         /// Step of the checkpoint.
@@ -83,7 +86,7 @@ pub enum Formation {
     Fresh,
     /// Part of the last group was lost: what is under way in it is given up at once.
     Survivors,
-    /// Others join: the last group is left after the step that is under way.
+    /// Others join, or some have to go: the last group is left after the step that is under way.
     Planned,
 }
 
@@ -118,6 +121,11 @@ pub enum FromRank {
         generation: u64,
         /// What it saw.
         reason: String,
+    },
+    /// All steps that were done are durable, and no further one is run in this group; rank 0 only.
+    Halted {
+        /// Generation of the group.
+        generation: u64,
     },
     /// The first step of a group of survivors is done; rank 0 only.
     Recovered(Recovered),

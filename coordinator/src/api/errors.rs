@@ -150,6 +150,17 @@ impl From<Error> for Status {
         let text = error.to_string();
         let (code, reason, retry) = match &error {
             Error::NoSuchJob(_) => (Code::NotFound, "NO_SUCH_JOB", false),
+            Error::NoSuchWorker(_) => (Code::NotFound, "NO_SUCH_WORKER", false),
+            Error::NoSuchQueue(_) => (Code::NotFound, "NO_SUCH_QUEUE", false),
+            Error::UnknownQueue { .. } => {
+                return bad_request(
+                    text.clone(),
+                    [("spec_toml.resources.queue".to_owned(), text)],
+                );
+            }
+            Error::WrongState { .. } => (Code::FailedPrecondition, "WRONG_STATE", false),
+            Error::QueueInUse { .. } => (Code::FailedPrecondition, "QUEUE_IN_USE", false),
+            Error::TooManyQueues(_) => (Code::ResourceExhausted, "TOO_MANY_QUEUES", false),
             Error::RequestReused(_) => (Code::AlreadyExists, "REQUEST_REUSED", false),
             Error::QueueFull(_) => (Code::ResourceExhausted, "QUEUE_FULL", true),
             Error::TooManyWorkers(_) => (Code::ResourceExhausted, "TOO_MANY_WORKERS", true),

@@ -4,8 +4,10 @@ use std::time::Duration;
 use espalier_job::Job;
 use espalier_proto::v1::job_service_server::JobService;
 use espalier_proto::v1::{
-    CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, ListJobsRequest,
-    ListJobsResponse, StreamLogsRequest, StreamLogsResponse, SubmitJobRequest, SubmitJobResponse,
+    CancelJobRequest, CancelJobResponse, DeleteQueueRequest, DeleteQueueResponse, GetJobRequest,
+    GetJobResponse, ListJobsRequest, ListJobsResponse, ListQueuesRequest, ListQueuesResponse,
+    PauseJobRequest, PauseJobResponse, ResumeJobRequest, ResumeJobResponse, SetQueueRequest,
+    SetQueueResponse, StreamLogsRequest, StreamLogsResponse, SubmitJobRequest, SubmitJobResponse,
     WatchJobRequest, WatchJobResponse,
 };
 use espalier_store::{Range, Store};
@@ -16,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::follow::{self, Sink};
-use super::{JobsError, pages};
+use super::{JobsError, pages, queues};
 use crate::control::Handle;
 use crate::error::Error;
 use crate::job::{JobId, Snapshot};
@@ -206,6 +208,75 @@ impl JobService for Jobs {
             Ok(CancelJobResponse {
                 job: Some(job.wire()),
             })
+        })
+        .await
+    }
+
+    async fn pause_job(
+        &self,
+        request: Request<PauseJobRequest>,
+    ) -> Result<Response<PauseJobResponse>, Status> {
+        let PauseJobRequest { job_id, reason } = request.into_inner();
+        bounded(async {
+            let id = self.load(&job_id).await?.record.job_id;
+            let pause = |control: Handle| async move { control.pause(id, reason).await };
+            let job = self.role.ask(pause).await?;
+            Ok(PauseJobResponse {
+                job: Some(job.wire()),
+            })
+        })
+        .await
+    }
+
+    async fn resume_job(
+        &self,
+        request: Request<ResumeJobRequest>,
+    ) -> Result<Response<ResumeJobResponse>, Status> {
+        bounded(async {
+            let id = self.load(&request.get_ref().job_id).await?.record.job_id;
+            let resume = |control: Handle| async move { control.resume(id).await };
+            let job = self.role.ask(resume).await?;
+            Ok(ResumeJobResponse {
+                job: Some(job.wire()),
+            })
+        })
+        .await
+    }
+
+    async fn list_queues(
+        &self,
+        _: Request<ListQueuesRequest>,
+    ) -> Result<Response<ListQueuesResponse>, Status> {
+        bounded(async {
+            let list = |control: Handle| async move { control.queues().await };
+            let queues = self.role.ask(list).await?;
+            Ok(ListQueuesResponse { queues })
+        })
+        .await
+    }
+
+    async fn set_queue(
+        &self,
+        request: Request<SetQueueRequest>,
+    ) -> Result<Response<SetQueueResponse>, Status> {
+        bounded(async {
+            let (name, queue) = queues::read(request.into_inner())?;
+            let set = |control: Handle| async move { control.set_queue(name, queue).await };
+            let queue = self.role.ask(set).await?;
+            Ok(SetQueueResponse { queue: Some(queue) })
+        })
+        .await
+    }
+
+    async fn delete_queue(
+        &self,
+        request: Request<DeleteQueueRequest>,
+    ) -> Result<Response<DeleteQueueResponse>, Status> {
+        let name = request.into_inner().name;
+        bounded(async {
+            let delete = |control: Handle| async move { control.delete_queue(name).await };
+            self.role.ask(delete).await?;
+            Ok(DeleteQueueResponse {})
         })
         .await
     }

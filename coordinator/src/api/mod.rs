@@ -4,6 +4,7 @@ mod errors;
 mod follow;
 mod jobs;
 mod pages;
+mod queues;
 mod workers;
 
 pub(crate) use errors::{DOMAIN, JobsError, WorkersError};

@@ -96,6 +96,27 @@ pub(super) static METHODS: &[Method] = &[
         Asks(cancel),
         Note::After,
     ),
+    method(
+        "/espalier.v1.JobService/PauseJob",
+        Asks(pause),
+        Note::After,
+    ),
+    method(
+        "/espalier.v1.JobService/ResumeJob",
+        Asks(resume),
+        Note::After,
+    ),
+    method("/espalier.v1.JobService/ListQueues", LOOK, Note::No),
+    method(
+        "/espalier.v1.JobService/SetQueue",
+        Asks(set_queue),
+        Note::After,
+    ),
+    method(
+        "/espalier.v1.JobService/DeleteQueue",
+        Asks(delete_queue),
+        Note::After,
+    ),
     method("/espalier.v1.JobService/WatchJob", LOOK, Note::No),
     method("/espalier.v1.JobService/StreamLogs", LOOK, Note::No),
     // Which worker it is, is checked when it registers.
@@ -105,6 +126,16 @@ pub(super) static METHODS: &[Method] = &[
         Note::After,
     ),
     method("/espalier.v1.WorkerService/ListWorkers", Known, Note::No),
+    method(
+        "/espalier.v1.WorkerService/DrainWorker",
+        Asks(drain_worker),
+        Note::After,
+    ),
+    method(
+        "/espalier.v1.WorkerService/ResumeWorker",
+        Asks(resume_worker),
+        Note::After,
+    ),
     method(
         "/espalier.v1.RegistryService/FindMissingChunks",
         SEND,
@@ -335,6 +366,37 @@ fn create_token(bytes: Bytes) -> Result<Ask, Refusal> {
 fn revoke_token(bytes: Bytes) -> Result<Ask, Refusal> {
     let request: pb::RevokeTokenRequest = read(bytes)?;
     one(Need::All(Admin), request.name)
+}
+
+fn pause(bytes: Bytes) -> Result<Ask, Refusal> {
+    let request: pb::PauseJobRequest = read(bytes)?;
+    one(Need::Job(request.job_id.clone()), request.job_id)
+}
+
+fn resume(bytes: Bytes) -> Result<Ask, Refusal> {
+    let request: pb::ResumeJobRequest = read(bytes)?;
+    one(Need::Job(request.job_id.clone()), request.job_id)
+}
+
+fn set_queue(bytes: Bytes) -> Result<Ask, Refusal> {
+    let request: pb::SetQueueRequest = read(bytes)?;
+    let target = request.queue.unwrap_or_default().name;
+    one(Need::All(Admin), target)
+}
+
+fn delete_queue(bytes: Bytes) -> Result<Ask, Refusal> {
+    let request: pb::DeleteQueueRequest = read(bytes)?;
+    one(Need::All(Admin), request.name)
+}
+
+fn drain_worker(bytes: Bytes) -> Result<Ask, Refusal> {
+    let request: pb::DrainWorkerRequest = read(bytes)?;
+    one(Need::All(Admin), request.worker_id)
+}
+
+fn resume_worker(bytes: Bytes) -> Result<Ask, Refusal> {
+    let request: pb::ResumeWorkerRequest = read(bytes)?;
+    one(Need::All(Admin), request.worker_id)
 }
 
 fn everything(_: Bytes) -> Result<Ask, Refusal> {

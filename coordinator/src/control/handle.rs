@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use espalier_job::Job;
 use espalier_proto::v1::{
-    RankProgress, RankReport, RecoveryReport, RendezvousReady, RunningGang, SessionResponse,
+    self, RankProgress, RankReport, RecoveryReport, RendezvousReady, RunningGang, SessionResponse,
     Worker, session_response,
 };
 use espalier_store::StoreError;
@@ -15,6 +15,7 @@ use tonic::Status;
 use crate::clock::Millis;
 use crate::error::Error;
 use crate::job::{JobId, Snapshot};
+use crate::queue::Queue;
 use crate::worker::WorkerRecord;
 
 /// Longest wait for the loop to take and answer a command.
@@ -27,6 +28,8 @@ pub(crate) type Outgoing = mpsc::Sender<Result<SessionResponse, Status>>;
 pub(super) enum Command {
     Submit(Submission, Reply<Snapshot>),
     Cancel(JobId, String, Reply<Snapshot>),
+    Pause(JobId, String, Reply<Snapshot>),
+    Resume(JobId, Reply<Snapshot>),
     Register(Box<Registration>, Reply<u64>),
     Closed(String, u64),
     Rendezvous(String, RendezvousReady, Reply<()>),
@@ -35,6 +38,11 @@ pub(super) enum Command {
     Trained(JobId, u64, Reply<()>),
     Progress(String, Vec<RankProgress>),
     Workers(Reply<Vec<Worker>>),
+    Drain(String, String, Duration, Reply<Worker>),
+    Open(String, Reply<Worker>),
+    Queues(Reply<Vec<v1::Queue>>),
+    SetQueue(String, Queue, Reply<v1::Queue>),
+    DeleteQueue(String, Reply<()>),
     Changed(JobId),
 }
 
@@ -139,6 +147,48 @@ impl Handle {
     /// Asks a job to stop.
     pub(crate) async fn cancel(&self, job: JobId, reason: String) -> Result<Snapshot, Error> {
         self.ask(|reply| Command::Cancel(job, reason, reply)).await
+    }
+
+    /// Holds a job back.
+    pub(crate) async fn pause(&self, job: JobId, reason: String) -> Result<Snapshot, Error> {
+        self.ask(|reply| Command::Pause(job, reason, reply)).await
+    }
+
+    /// Puts a paused job back into the queue.
+    pub(crate) async fn resume(&self, job: JobId) -> Result<Snapshot, Error> {
+        self.ask(|reply| Command::Resume(job, reply)).await
+    }
+
+    /// Lets a worker run empty, within a time.
+    pub(crate) async fn drain(
+        &self,
+        worker: String,
+        reason: String,
+        within: Duration,
+    ) -> Result<Worker, Error> {
+        self.ask(|reply| Command::Drain(worker, reason, within, reply))
+            .await
+    }
+
+    /// Opens a worker that is drained or excluded.
+    pub(crate) async fn open(&self, worker: String) -> Result<Worker, Error> {
+        self.ask(|reply| Command::Open(worker, reply)).await
+    }
+
+    /// The queues, sorted by name.
+    pub(crate) async fn queues(&self) -> Result<Vec<v1::Queue>, Error> {
+        self.ask(Command::Queues).await
+    }
+
+    /// Makes or changes a queue.
+    pub(crate) async fn set_queue(&self, name: String, queue: Queue) -> Result<v1::Queue, Error> {
+        self.ask(|reply| Command::SetQueue(name, queue, reply))
+            .await
+    }
+
+    /// Removes a queue.
+    pub(crate) async fn delete_queue(&self, name: String) -> Result<(), Error> {
+        self.ask(|reply| Command::DeleteQueue(name, reply)).await
     }
 
     /// Opens a worker's session; answers its number.

@@ -65,6 +65,13 @@ impl Control {
 
     /// All of them, as new jobs; `None` when one of them is not, or somebody else wrote.
     async fn accept_all(&mut self, batch: &[Submit]) -> Result<Option<Vec<Snapshot>>, Error> {
+        let unknown = |s: &Submit| {
+            self.check_queue(&s.submission.spec.resources.queue)
+                .is_err()
+        };
+        if batch.iter().any(unknown) {
+            return Ok(None);
+        }
         let counter = self.store().get(keys::JOB_COUNTER).await?;
         let mut number = counter
             .as_ref()

@@ -34,6 +34,7 @@ impl Control {
             if self.jobs.len() >= MAX_JOBS {
                 return Err(Error::QueueFull(MAX_JOBS));
             }
+            self.check_queue(&submission.spec.resources.queue)?;
             let counter = self.store().get(keys::JOB_COUNTER).await?;
             let number = counter
                 .as_ref()
@@ -185,6 +186,11 @@ impl Control {
                     }
                 }
                 info!(job = %id, worker, rank = report.rank, seat = report.seat, state = ?report.state(), reason = report.reason, "rank report");
+                if report.state() == RankState::Failed && report.fault() != FaultKind::User {
+                    let cause = format!("job {id}: {}", cut(&report.reason));
+                    self.note_fault(worker, &id, report.generation, &cause)
+                        .await?;
+                }
             }
         }
         Ok(())
@@ -194,6 +200,8 @@ impl Control {
     pub(super) async fn trained(&mut self, id: &JobId, generation: u64) -> Result<(), Error> {
         self.edit(id, |edit| {
             if edit.current(generation).is_some() && edit.record.state == State::Running {
+                // There is no step left to halt before.
+                edit.record.leave = None;
                 edit.trigger(
                     Trigger::Trained,
                     "all steps are done; measuring and publishing the model",
@@ -230,7 +238,7 @@ impl Control {
         })
     }
 
-    async fn reload(&mut self, id: &JobId) -> Result<Snapshot, Error> {
+    pub(super) async fn reload(&mut self, id: &JobId) -> Result<Snapshot, Error> {
         let Some(job) = Snapshot::load(self.store(), id).await? else {
             // Jobs are never removed.
             return Err(Unreadable::new(&keys::job(id), "the job vanished").into());
@@ -287,6 +295,7 @@ fn said(report: &RankReport) -> Option<Said> {
         RankState::Ready => return Some(Said::Ready),
         RankState::Running => RankPhase::Running,
         RankState::Done => RankPhase::Done,
+        RankState::Halted => RankPhase::Halted,
         RankState::Waiting => RankPhase::Waiting {
             reason: reason(),
             holds: false,

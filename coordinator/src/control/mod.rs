@@ -6,10 +6,14 @@
 mod handle;
 mod intake;
 mod jobs;
+mod placing;
+mod queues;
 mod reconcile;
 mod recover;
+mod standings;
 mod stragglers;
 mod tracked;
+mod withdraw;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -32,6 +36,7 @@ use crate::error::Error;
 use crate::job::{JobId, Snapshot};
 use crate::keys;
 use crate::membership::Limits;
+use crate::queue::Queue;
 
 /// Most jobs that have not ended.
 const MAX_JOBS: usize = 10_000;
@@ -50,6 +55,8 @@ pub(crate) struct Control {
     /// Jobs that have not ended, as last read or written.
     jobs: BTreeMap<JobId, Tracked>,
     workers: BTreeMap<String, Worker>,
+    /// The queues that were set.
+    queues: BTreeMap<String, Queue>,
     sessions: u64,
     commands: mpsc::Receiver<Command>,
     /// When the right to lead is to be renewed, if it has an end.
@@ -71,6 +78,7 @@ impl Control {
             limits,
             jobs: BTreeMap::new(),
             workers: BTreeMap::new(),
+            queues: BTreeMap::new(),
             sessions: 0,
             commands,
         };
@@ -82,6 +90,8 @@ impl Control {
         for entry in all(control.store(), keys::WORKERS).await? {
             control.remember(&entry)?;
         }
+        control.read_standings().await?;
+        control.read_queues().await?;
         info!(
             jobs = control.jobs.len(),
             workers = control.workers.len(),
@@ -139,6 +149,8 @@ impl Control {
                 }
             }
             Command::Cancel(job, reason, reply) => reply.send(self.cancel(&job, &reason).await),
+            Command::Pause(job, reason, reply) => reply.send(self.pause(&job, &reason).await),
+            Command::Resume(job, reply) => reply.send(self.resume(&job).await),
             Command::Register(registration, reply) => {
                 reply.send(self.register(*registration).await)
             }
@@ -163,6 +175,13 @@ impl Control {
                 Ok(())
             }
             Command::Workers(reply) => reply.send(Ok(self.list_workers())),
+            Command::Drain(worker, reason, within, reply) => {
+                reply.send(self.drain(&worker, &reason, within).await)
+            }
+            Command::Open(worker, reply) => reply.send(self.open(&worker).await),
+            Command::Queues(reply) => reply.send(Ok(self.list_queues())),
+            Command::SetQueue(name, queue, reply) => reply.send(self.set_queue(&name, queue).await),
+            Command::DeleteQueue(name, reply) => reply.send(self.delete_queue(&name).await),
             Command::Changed(job) => self.refresh(&job).await,
         }
     }

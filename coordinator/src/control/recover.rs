@@ -6,10 +6,10 @@ use espalier_proto::v1::session_response::Message;
 use espalier_proto::v1::{self, RecoveryReport};
 use tracing::info;
 
-use super::Control;
+use super::{Control, Tracked};
 use crate::clock::{Millis, timestamp};
 use crate::error::Error;
-use crate::job::{Edit, Formation, JobId, Recovery, Recruit, State, Trigger};
+use crate::job::{Edit, Formation, JobId, Placed, Recovery, Recruit, State, Trigger};
 use crate::membership::{self, GangView, Regroup, WorkerView};
 use crate::recruiting::{self, Wish};
 use crate::scheduler::Candidate;
@@ -30,8 +30,17 @@ impl Control {
                 Ok(true)
             })
             .await?;
-        let Some(tracked) = self.jobs.get_mut(id).filter(|_| done) else {
-            return Ok(());
+        if done {
+            self.lead(id, &before, &regroup);
+        }
+        Ok(())
+    }
+
+    /// Pushes a new generation down the sessions of those in it, and ends those of the one before that
+    /// are not.
+    pub(super) fn lead(&mut self, id: &JobId, before: &Placed, regroup: &Regroup) {
+        let Some(tracked) = self.jobs.get_mut(id) else {
+            return;
         };
         if regroup.recruits > 0 {
             tracked.recruits_failed = 0;
@@ -49,7 +58,6 @@ impl Control {
             let message = super::jobs::revoke(id, before.generation, &regroup.reason);
             self.send(worker, message);
         }
-        Ok(())
     }
 
     /// Starts recruits, and forgets those whose workers are gone.
@@ -66,15 +74,18 @@ impl Control {
         let (fit, gone): (Vec<Recruit>, Vec<Recruit>) =
             job.recruits.iter().cloned().partition(|recruit| {
                 let (id, incarnation) = (&recruit.worker_id, &recruit.incarnation);
-                membership::worker_loss(now, &self.limits, id, incarnation, workers).is_none()
+                let lost = membership::worker_loss(now, &self.limits, id, incarnation, workers);
+                lost.is_none() && self.is_open(id)
             });
         let free: Vec<Candidate> = self
             .candidates(now)
             .into_iter()
-            .filter(|worker| worker.device == demand.device)
+            .filter(|worker| {
+                worker.device == demand.device && !tracked.avoids(&worker.worker_id, now)
+            })
             .collect();
         let wish = Wish {
-            max_workers: demand.max_workers,
+            max_workers: self.most_workers(tracked),
             ranks_per_worker: demand.ranks_per_worker,
             not_before: tracked.recruits_not_before,
             crowded: self
@@ -87,7 +98,40 @@ impl Control {
         if starts.is_empty() && gone.is_empty() {
             return Ok(());
         }
-        self.enlist(&job.job_id, &starts, &gone).await
+        self.enlist(&job.job_id, &starts, &gone).await?;
+        // Those of workers that are there but closed still prepare.
+        for recruit in &gone {
+            self.dismiss(&job.job_id, &recruit.worker_id);
+        }
+        Ok(())
+    }
+
+    /// Ends what a worker runs of a job that has no place for it any more.
+    fn dismiss(&self, id: &JobId, worker: &str) {
+        let Some(tracked) = self.jobs.get(id) else {
+            return;
+        };
+        let member = tracked
+            .gang()
+            .is_some_and(|gang| gang.member(worker).is_some());
+        let recruits = &tracked.job.record.recruits;
+        if !member && !recruits.iter().any(|recruit| recruit.worker_id == worker) {
+            let generation = tracked.job.generation();
+            let reason = "the worker takes no recruits any more";
+            self.send(worker, super::jobs::revoke(id, generation, reason));
+        }
+    }
+
+    /// Most workers that a job with a gang takes, as its queue's quota leaves it.
+    fn most_workers(&self, tracked: &Tracked) -> u32 {
+        let demand = &tracked.job.record.demand;
+        let queue = self.queues.get(&demand.queue).copied().unwrap_or_default();
+        let Some(quota) = queue.quota(demand.device) else {
+            return demand.max_workers;
+        };
+        let others = self.used_by(&demand.queue, demand.device) - tracked.slots();
+        let left = quota.saturating_sub(others) / demand.ranks_per_worker.max(1);
+        left.clamp(demand.min_workers, demand.max_workers)
     }
 
     async fn enlist(
@@ -188,7 +232,7 @@ impl Control {
 
 /// What a new generation changes besides the gang: the job's state, its budget and the story of the
 /// recovery.
-fn note(edit: &mut Edit, regroup: &Regroup) -> Result<(), Error> {
+pub(super) fn note(edit: &mut Edit, regroup: &Regroup) -> Result<(), Error> {
     let wall = edit.wall();
     let lost = !regroup.cause.is_empty();
     if lost {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use espalier_job::Straggler;
 use espalier_proto::v1::RankProgress;
 use tracing::warn;
 
@@ -28,7 +29,8 @@ impl Control {
         }
     }
 
-    /// Warns once of each rank of a gang that has been slow for long.
+    /// Warns once of each rank of a gang that has been slow for long, and lets go of its worker if the job
+    /// asks for that.
     pub(super) async fn tell_slow(&mut self, now: Millis, id: &JobId) -> Result<(), Error> {
         let Some(tracked) = self.jobs.get_mut(id) else {
             return Ok(());
@@ -45,18 +47,22 @@ impl Control {
         }
         for (rank, text) in due {
             warn!(job = %id, rank, text, "a rank is slow");
-            self.edit(id, |edit| {
-                let worker = edit.gang().and_then(|gang| {
-                    let mut ranks = gang.ranks();
-                    let found = ranks.find(|(known, ..)| *known == rank)?;
-                    Some(found.1.worker_id.clone())
-                });
-                if let Some(worker) = worker {
-                    edit.warn(&format!("rank {rank} of worker {worker} {text}"));
-                }
-                Ok(())
-            })
-            .await?;
+            let slow = self
+                .edit(id, |edit| {
+                    let worker = edit.gang().and_then(|gang| {
+                        let mut ranks = gang.ranks();
+                        let found = ranks.find(|(known, ..)| *known == rank)?;
+                        Some(found.1.worker_id.clone())
+                    });
+                    if let Some(worker) = &worker {
+                        edit.warn(&format!("rank {rank} of worker {worker} {text}"));
+                    }
+                    Ok(worker.filter(|_| edit.record.demand.straggler == Straggler::Replace))
+                })
+                .await?;
+            if let (Some(worker), Some(tracked)) = (slow, self.jobs.get_mut(id)) {
+                tracked.lets_go(&worker, &text, now);
+            }
         }
         Ok(())
     }

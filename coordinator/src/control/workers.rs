@@ -1,5 +1,7 @@
 //! Workers that come, go and are told things.
 
+use std::collections::BTreeMap;
+
 use espalier_proto::v1::session_response::Message;
 use espalier_proto::v1::{Registered, Rendezvous, StartGang, Worker as WireWorker};
 use espalier_store::{Entry, Op, Txn};
@@ -9,12 +11,14 @@ use super::Control;
 use super::handle::Registration;
 use super::jobs::revoke;
 use super::tracked::{Tracked, Worker};
+use super::withdraw::halt;
 use crate::clock::{Millis, timestamp, wall};
 use crate::codec::{decode, encode};
 use crate::error::Error;
 use crate::job::{Gang, JobId, Member, Snapshot, State};
 use crate::keys;
 use crate::scheduler::Candidate;
+use crate::standing::Standing;
 use crate::worker::{WorkerRecord, device_wire};
 
 /// Most workers that are kept in mind.
@@ -34,6 +38,7 @@ impl Control {
             link: None,
             heard_before: self.now(),
             detached: self.now(),
+            standing: Standing::default(),
         };
         self.workers.insert(worker.record.worker_id.clone(), worker);
         Ok(())
@@ -66,7 +71,9 @@ impl Control {
             "worker registered"
         );
         let incarnation = record.incarnation.clone();
+        let known = self.workers.get(&id);
         let worker = Worker {
+            standing: known.map_or_else(Standing::default, |known| known.standing.clone()),
             record,
             registered: true,
             session: self.sessions,
@@ -126,9 +133,14 @@ impl Control {
             match crew {
                 Some((_, generation)) if *generation == revision.0 => {
                     tracked.absent.remove(worker);
+                    // The order to halt may have been lost all the same.
+                    missed.extend(halt_of(&tracked.job, worker));
                 }
                 // It has yet to hear of this generation.
-                Some(_) => missed.push(start_gang(&tracked.job, gang, revision.0, member)),
+                Some(_) => {
+                    missed.push(start_gang(&tracked.job, gang, revision.0, member));
+                    missed.extend(halt_of(&tracked.job, worker));
+                }
                 None if begins => missed.push(start_gang(&tracked.job, gang, revision.0, member)),
                 None => {
                     tracked.absent.entry(worker.to_owned()).or_insert(now);
@@ -172,6 +184,7 @@ impl Control {
                 self.send(&member.worker_id, message);
             }
         }
+        self.tell_halt(&job.record.job_id);
     }
 
     /// To a worker's session. Without one, the worker is told when it registers.
@@ -181,51 +194,80 @@ impl Control {
         }
     }
 
-    /// Workers whose session is open and whose lease is alive, with their free slots.
+    /// Workers that take gangs, whose session is open and whose lease is alive, with their free slots.
     pub(super) fn candidates(&self, now: Millis) -> Vec<Candidate> {
+        let wall = wall();
         let alive = |w: &&Worker| w.link.is_some() && now.since(w.heard()) <= self.limits.lease_ttl;
+        let mut used: BTreeMap<&str, u32> = BTreeMap::new();
+        for tracked in self.jobs.values() {
+            let members = tracked.gang().into_iter().flat_map(|gang| &gang.members);
+            for member in members {
+                *used.entry(&member.worker_id).or_default() += member.seats.len() as u32;
+            }
+            for recruit in &tracked.job.record.recruits {
+                *used.entry(&recruit.worker_id).or_default() += 1;
+            }
+        }
         self.workers
             .values()
             .filter(alive)
-            .map(|worker| Candidate {
-                worker_id: worker.record.worker_id.clone(),
-                device: worker.record.device,
-                free: worker
-                    .record
-                    .slots
-                    .saturating_sub(self.used(&worker.record.worker_id)),
+            .filter(|worker| worker.standing.is_open(wall))
+            .map(|worker| {
+                let WorkerRecord {
+                    worker_id, slots, ..
+                } = &worker.record;
+                let used = used.get(worker_id.as_str()).copied().unwrap_or(0);
+                Candidate {
+                    worker_id: worker_id.clone(),
+                    device: worker.record.device,
+                    slots: *slots,
+                    free: slots.saturating_sub(used),
+                }
             })
             .collect()
     }
 
+    /// It takes gangs.
+    pub(super) fn is_open(&self, worker: &str) -> bool {
+        let known = self.workers.get(worker);
+        known.is_some_and(|worker| worker.standing.is_open(wall()))
+    }
+
     pub(super) fn list_workers(&self) -> Vec<WireWorker> {
+        let ids = self.workers.keys();
+        ids.filter_map(|id| self.worker_wire(id).ok()).collect()
+    }
+
+    /// A worker on the wire.
+    pub(super) fn worker_wire(&self, id: &str) -> Result<WireWorker, Error> {
         let (now, wall) = (self.now(), wall());
-        self.workers
-            .values()
-            .map(|worker| {
-                let id = &worker.record.worker_id;
-                let silence = now.since(worker.heard());
-                let seen = if worker.registered {
-                    wall.saturating_sub(silence.as_millis() as u64)
-                } else {
-                    worker.record.registered
-                };
-                WireWorker {
-                    worker_id: id.clone(),
-                    connected: worker.link.is_some() && silence <= self.limits.lease_ttl,
-                    device: device_wire(worker.record.device).into(),
-                    slots: worker.record.slots,
-                    used: self.used(id),
-                    rendezvous_host: worker.record.rendezvous_host.clone(),
-                    version: worker.record.version.clone(),
-                    last_seen_time: Some(timestamp(seen)),
-                    job_ids: self
-                        .memberships(id)
-                        .map(|(job, _)| job.to_string())
-                        .collect(),
-                }
-            })
-            .collect()
+        let worker = self.workers.get(id);
+        let worker = worker.ok_or_else(|| Error::NoSuchWorker(id.to_owned()))?;
+        let silence = now.since(worker.heard());
+        let seen = if worker.registered {
+            wall.saturating_sub(silence.as_millis() as u64)
+        } else {
+            worker.record.registered
+        };
+        let used = self.used(id);
+        let (standing, standing_reason) = worker.standing.told(wall, used);
+        Ok(WireWorker {
+            worker_id: id.to_owned(),
+            connected: worker.link.is_some() && silence <= self.limits.lease_ttl,
+            device: device_wire(worker.record.device).into(),
+            slots: worker.record.slots,
+            used,
+            rendezvous_host: worker.record.rendezvous_host.clone(),
+            version: worker.record.version.clone(),
+            last_seen_time: Some(timestamp(seen)),
+            job_ids: self
+                .memberships(id)
+                .map(|(job, _)| job.to_string())
+                .collect(),
+            standing: standing.into(),
+            standing_reason,
+            faults: worker.standing.count(wall),
+        })
     }
 
     /// Forgets workers that have been gone for long and run nothing.
@@ -240,6 +282,7 @@ impl Control {
         for id in gone {
             let delete = Txn::new()
                 .then(Op::delete(keys::worker(&id)))
+                .then(Op::delete(keys::standing(&id)))
                 .then(Op::delete(keys::acknowledged(&id)));
             self.leader.commit(delete).await?;
             self.workers.remove(&id);
@@ -263,6 +306,12 @@ impl Control {
             tracked.gang()?.member(worker).map(|member| (id, member))
         })
     }
+}
+
+/// The order to halt, if the gang is to leave and this worker has its rank 0.
+fn halt_of(job: &Snapshot, worker: &str) -> Option<Message> {
+    let (host, message) = halt(job)?;
+    (host == worker).then_some(message)
 }
 
 fn start_gang(job: &Snapshot, gang: &Gang, generation: u64, member: &Member) -> Message {

@@ -3,7 +3,8 @@ use espalier_proto::v1::{self, JobEvent, JobEventKind};
 use espalier_store::{Compare, Op, Revision, Store, Txn};
 
 use super::{
-    Formation, Gang, IllegalTransition, Member, RankPhase, Record, Seat, Snapshot, Trigger,
+    Formation, Gang, IllegalTransition, Leave, Member, RankPhase, Record, Seat, Snapshot, Then,
+    Trigger,
 };
 use crate::codec::encode;
 use crate::error::Error;
@@ -73,6 +74,41 @@ impl Edit {
         );
         edit.event(JobEventKind::Submitted, "accepted");
         edit
+    }
+
+    /// Tells the gang to leave its workers once what it has done is durable. A later word of what becomes
+    /// of the job then takes the place of the first.
+    pub(crate) fn leave(&mut self, then: Then, reason: &str) {
+        let since = self.record.leave.as_ref().map_or(self.wall, |l| l.since);
+        self.record.leave = Some(Leave {
+            then,
+            reason: reason.to_owned(),
+            since,
+        });
+        reason.clone_into(&mut self.record.reason);
+    }
+
+    /// The gang has left, or the job waits anyway: it is paused, or back in its place in the queue.
+    pub(crate) fn left(
+        &mut self,
+        leave: &Leave,
+        how: &str,
+    ) -> Result<Option<Placed>, IllegalTransition> {
+        let reason = match how {
+            "" => leave.reason.clone(),
+            how => format!("{}; {how}", leave.reason),
+        };
+        let ended = self.revoke(&reason);
+        self.record.leave = None;
+        let trigger = match leave.then {
+            Then::Paused => Trigger::Pause,
+            Then::Queued => {
+                self.record.evictions += 1;
+                Trigger::Evict
+            }
+        };
+        self.trigger(trigger, &reason)?;
+        Ok(ended)
     }
 
     /// Moves the job along the table of its states.
@@ -185,13 +221,16 @@ impl Edit {
         self.record.rendezvous = None;
         self.record.recruits.clear();
         self.record.recovery = None;
+        self.record.leave = None;
+        self.record.guest_of = None;
         self.gang = GangEdit::Delete;
         ended
     }
 
     /// Notes what a rank reported. A failure is kept: what follows it is only its echo.
     pub(crate) fn report(&mut self, rank: u32, mut phase: RankPhase) {
-        let ran = matches!(self.record.ranks.get(&rank), Some(RankPhase::Running));
+        let known = self.record.ranks.get(&rank);
+        let ran = matches!(known, Some(RankPhase::Running | RankPhase::Halted));
         if let RankPhase::Waiting { holds, .. } = &mut phase {
             *holds = ran;
         }

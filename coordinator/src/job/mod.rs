@@ -8,7 +8,7 @@ pub mod states;
 
 pub(crate) use edit::{Edit, Placed};
 pub use record::{
-    Demand, Formation, Gang, JobId, Member, RankPhase, Record, Recovery, Recruit, Seat,
+    Demand, Formation, Gang, JobId, Leave, Member, RankPhase, Record, Recovery, Recruit, Seat, Then,
 };
 pub(crate) use snapshot::Snapshot;
 pub use states::{IllegalTransition, State, Trigger};

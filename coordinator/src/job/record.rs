@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use espalier_job::{Device, Job};
+use espalier_job::{Device, Job, Straggler};
 use espalier_proto::v1;
 use serde::{Deserialize, Serialize};
 
 use super::State;
 use crate::clock::timestamp;
 use crate::membership::RECENT;
+use crate::queue;
 
 /// Identity of a job: `j` and a number of eight or more digits, in the order of submits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -98,6 +99,37 @@ pub struct Record {
     /// The last one that was completed, in words; empty before.
     #[serde(default)]
     pub last_recovery: String,
+    /// Its gang was told to leave its workers, and has not yet.
+    #[serde(default)]
+    pub leave: Option<Leave>,
+    /// How often its gang was evicted.
+    #[serde(default)]
+    pub evictions: u32,
+    /// The job ahead of it that was waiting when its gang was placed.
+    #[serde(default)]
+    pub guest_of: Option<JobId>,
+}
+
+/// What a gang was told to do: finish the step, hand over a checkpoint, and leave its workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leave {
+    /// What becomes of the job then.
+    pub then: Then,
+    /// Why, in words.
+    pub reason: String,
+    /// Since when, milliseconds since 1970.
+    pub since: u64,
+}
+
+/// What becomes of a job whose gang has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Then {
+    /// It waits until it is resumed.
+    Paused,
+    /// It goes back to its place in the queue.
+    Queued,
 }
 
 /// A recovery in memory that is under way.
@@ -144,6 +176,19 @@ pub struct Demand {
     pub ranks_per_worker: u32,
     /// Name under which the model is published.
     pub publish_name: String,
+    /// Its queue.
+    #[serde(default = "default_queue")]
+    pub queue: String,
+    /// Its priority in the queue.
+    #[serde(default)]
+    pub priority: i32,
+    /// What becomes of a rank that is slow for long.
+    #[serde(default)]
+    pub straggler: Straggler,
+}
+
+fn default_queue() -> String {
+    queue::DEFAULT.to_owned()
 }
 
 impl Demand {
@@ -155,6 +200,9 @@ impl Demand {
             max_workers: job.resources.workers.max,
             ranks_per_worker: job.resources.ranks_per_worker.0,
             publish_name: job.publish.name.clone(),
+            queue: job.resources.queue.clone(),
+            priority: job.resources.priority.0,
+            straggler: job.resources.straggler,
         }
     }
 }
@@ -172,6 +220,8 @@ pub enum RankPhase {
         /// It had the state of its peers when it lost them.
         holds: bool,
     },
+    /// It runs no further step, and what it has done is durable; rank 0 says so for all.
+    Halted,
     /// All its work is done.
     Done,
     /// It ended before its work was done.
@@ -208,7 +258,7 @@ pub enum Formation {
     Fresh,
     /// Part of the gang before was lost.
     Survivors,
-    /// Recruits joined.
+    /// Recruits joined, or some have left, without a loss.
     Planned,
     /// Part of the gang before was lost, and the survivors are too few: they wait.
     Held,
@@ -277,6 +327,9 @@ impl Record {
             recent_recoveries: Vec::new(),
             recovery: None,
             last_recovery: String::new(),
+            leave: None,
+            evictions: 0,
+            guest_of: None,
         }
     }
 }
@@ -347,12 +400,17 @@ pub(crate) fn wire(record: &Record, gang: Option<&Gang>, generation: u64) -> v1:
         worker_ids: gang.map_or_else(|| record.last_workers.clone(), Gang::worker_ids),
         checkpoint_digest: record.checkpoint_digest.clone(),
         published_digest: record.published_digest.clone(),
-        restarts: [("infrastructure", record.infrastructure_restarts)]
-            .into_iter()
-            .filter(|(_, spent)| *spent > 0)
-            .map(|(cause, spent)| (cause.to_owned(), spent))
-            .collect(),
+        restarts: [
+            ("infrastructure", record.infrastructure_restarts),
+            ("eviction", record.evictions),
+        ]
+        .into_iter()
+        .filter(|(_, spent)| *spent > 0)
+        .map(|(cause, spent)| (cause.to_owned(), spent))
+        .collect(),
         recoveries: record.recoveries,
         last_recovery: record.last_recovery.clone(),
+        queue: record.demand.queue.clone(),
+        priority: record.demand.priority,
     }
 }

@@ -4,6 +4,7 @@ use espalier_store::{Entry, Revision, Store};
 use super::record::wire;
 use super::{Gang, JobId, Placed, Record};
 use crate::codec::decode;
+use crate::control::ATTEMPTS;
 use crate::error::Error;
 use crate::keys;
 
@@ -19,15 +20,26 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads a job.
+    /// Reads a job. A gang never changes without its job's record, so that the two belong together if the
+    /// record is still the same once the gang has been read.
     pub(crate) async fn load(store: &Store, id: &JobId) -> Result<Option<Self>, Error> {
         if !id.is_well_formed() {
             return Ok(None);
         }
-        let Some(entry) = store.get(&keys::job(id)).await? else {
+        let key = keys::job(id);
+        let Some(mut entry) = store.get(&key).await? else {
             return Ok(None);
         };
-        Self::with_gang(store, &entry).await.map(Some)
+        for _ in 0..ATTEMPTS {
+            let job = Self::with_gang(store, &entry).await?;
+            match store.get(&key).await? {
+                Some(again) if again.mod_revision != entry.mod_revision => entry = again,
+                _ => return Ok(Some(job)),
+            }
+        }
+        Err(Error::Contended {
+            what: format!("job {id}"),
+        })
     }
 
     /// Completes a job whose record was read.

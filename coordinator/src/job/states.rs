@@ -18,6 +18,8 @@ pub enum State {
     /// Part of the gang was lost: its survivors regroup or wait for others; without survivors the job
     /// waits to go on from its last checkpoint.
     Recovering,
+    /// Held back on request, without workers, until it is resumed.
+    Paused,
     /// All steps are done; the model is being measured and published.
     Publishing,
     /// Cancel was asked for; ranks are being stopped.
@@ -43,6 +45,12 @@ pub enum Trigger {
     Regroup,
     /// The gang was lost for good and the budget of restarts allows another.
     Lose,
+    /// The gang has left its workers for another job, or a worker that is drained.
+    Evict,
+    /// A user asked to hold the job back, and its gang has left.
+    Pause,
+    /// A user asked to go on.
+    Resume,
     /// The publish of the model was committed.
     Publish,
     /// A user asked to stop.
@@ -54,30 +62,42 @@ pub enum Trigger {
 }
 
 use State::{
-    Cancelled, Cancelling, Failed, Placing, Publishing, Queued, Recovering, Running, Succeeded,
+    Cancelled, Cancelling, Failed, Paused, Placing, Publishing, Queued, Recovering, Running,
+    Succeeded,
 };
-use Trigger::{Cancel, GiveUp, Lose, Place, Publish, Regroup, Run, Stop, Trained};
+use Trigger::{
+    Cancel, Evict, GiveUp, Lose, Pause, Place, Publish, Regroup, Resume, Run, Stop, Trained,
+};
 
 /// Every allowed transition. A pair that is not here cannot happen.
 pub const TABLE: &[(State, Trigger, State)] = &[
     (Queued, Place, Placing),
+    (Queued, Pause, Paused),
     (Queued, Cancel, Cancelling),
     (Placing, Run, Running),
     (Placing, Regroup, Recovering),
     (Placing, Lose, Recovering),
+    (Placing, Evict, Queued),
+    (Placing, Pause, Paused),
     (Placing, Cancel, Cancelling),
     (Placing, GiveUp, Failed),
     (Running, Trained, Publishing),
     (Running, Regroup, Recovering),
     (Running, Lose, Recovering),
+    (Running, Evict, Queued),
+    (Running, Pause, Paused),
     (Running, Cancel, Cancelling),
     (Running, GiveUp, Failed),
     (Recovering, Run, Running),
     (Recovering, Regroup, Recovering),
     (Recovering, Lose, Recovering),
     (Recovering, Place, Placing),
+    (Recovering, Evict, Queued),
+    (Recovering, Pause, Paused),
     (Recovering, Cancel, Cancelling),
     (Recovering, GiveUp, Failed),
+    (Paused, Resume, Queued),
+    (Paused, Cancel, Cancelling),
     (Publishing, Publish, Succeeded),
     (Publishing, Lose, Recovering),
     (Publishing, Cancel, Cancelling),
@@ -97,8 +117,9 @@ pub struct IllegalTransition {
 
 impl State {
     /// Every state, in the order of a job's life.
-    pub const ALL: [Self; 9] = [
-        Queued, Placing, Running, Recovering, Publishing, Cancelling, Succeeded, Failed, Cancelled,
+    pub const ALL: [Self; 10] = [
+        Queued, Placing, Running, Recovering, Paused, Publishing, Cancelling, Succeeded, Failed,
+        Cancelled,
     ];
 
     /// The state after a trigger, by the table.
@@ -130,6 +151,7 @@ impl State {
             Placing => v1::JobState::Placing,
             Running => v1::JobState::Running,
             Recovering => v1::JobState::Recovering,
+            Paused => v1::JobState::Paused,
             Publishing => v1::JobState::Publishing,
             Cancelling => v1::JobState::Cancelling,
             Succeeded => v1::JobState::Succeeded,
@@ -147,6 +169,7 @@ impl State {
                 "part of the gang was lost: its survivors regroup or wait for others; without survivors the \
                  job waits to go on from its last checkpoint"
             }
+            Paused => "held back on request, without workers, until it is resumed",
             Publishing => "all steps are done; the model is being measured and published",
             Cancelling => "cancel was asked for; ranks are being stopped",
             Succeeded => "the model is in the registry; terminal",
@@ -158,8 +181,8 @@ impl State {
 
 impl Trigger {
     /// Every trigger.
-    pub const ALL: [Self; 9] = [
-        Place, Run, Trained, Regroup, Lose, Publish, Cancel, Stop, GiveUp,
+    pub const ALL: [Self; 12] = [
+        Place, Run, Trained, Regroup, Lose, Evict, Pause, Resume, Publish, Cancel, Stop, GiveUp,
     ];
 
     fn meaning(self) -> &'static str {
@@ -169,6 +192,9 @@ impl Trigger {
             Trained => "the last step was measured",
             Regroup => "part of the gang was lost; the survivors keep what they have in memory",
             Lose => "the gang was lost for good and the budget of restarts allows another",
+            Evict => "the gang has left its workers for another job, or a worker that is drained",
+            Pause => "a user asked to hold the job back, and its gang has left",
+            Resume => "a user asked to go on",
             Publish => "the publish of the model was committed",
             Cancel => "a user asked to stop",
             Stop => "the gang was told to stop",
@@ -184,6 +210,7 @@ impl fmt::Display for State {
             Placing => "PLACING",
             Running => "RUNNING",
             Recovering => "RECOVERING",
+            Paused => "PAUSED",
             Publishing => "PUBLISHING",
             Cancelling => "CANCELLING",
             Succeeded => "SUCCEEDED",
@@ -201,6 +228,9 @@ impl fmt::Display for Trigger {
             Trained => "trained",
             Regroup => "regroup",
             Lose => "lose",
+            Evict => "evict",
+            Pause => "pause",
+            Resume => "resume",
             Publish => "publish",
             Cancel => "cancel",
             Stop => "stop",
@@ -219,9 +249,7 @@ pub fn markdown() -> String {
     for state in State::ALL {
         text.push_str(&format!("| {state} | {} |\n", state.meaning()));
     }
-    text.push_str(
-        "\n`PAUSED` is reserved: no job is ever in it.\n\n| trigger | meaning |\n|---|---|\n",
-    );
+    text.push_str("\n| trigger | meaning |\n|---|---|\n");
     for trigger in Trigger::ALL {
         text.push_str(&format!("| {trigger} | {} |\n", trigger.meaning()));
     }
@@ -293,7 +321,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_walk_stays_in_the_table_and_ends_only_in_terminal_states(
-            picks in proptest::collection::vec(0usize..9, 0..60)
+            picks in proptest::collection::vec(0..Trigger::ALL.len(), 0..60)
         ) {
             let mut state = Queued;
             for pick in picks {

@@ -28,6 +28,7 @@ impl Bench {
             infrastructure_restarts: 1,
             recoveries: 1,
             hold: std::time::Duration::from_secs(5),
+            leave: std::time::Duration::from_secs(5),
         };
         let (_, control) = Control::load(leader.clone(), Clock::start(), limits)
             .await
@@ -129,6 +130,9 @@ fn record(id: JobId) -> Record {
             max_workers: 1,
             ranks_per_worker: 1,
             publish_name: "model".to_owned(),
+            queue: "default".to_owned(),
+            priority: 0,
+            straggler: Default::default(),
         },
         created: 0,
         ended: None,
@@ -147,6 +151,9 @@ fn record(id: JobId) -> Record {
         recent_recoveries: Vec::new(),
         recovery: None,
         last_recovery: String::new(),
+        leave: None,
+        evictions: 0,
+        guest_of: None,
     }
 }
 

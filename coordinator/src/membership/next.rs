@@ -40,7 +40,11 @@ impl Next {
                 let holds = seat.holds
                     || matches!(
                         phase,
-                        Some(RankPhase::Running | RankPhase::Waiting { holds: true, .. })
+                        Some(
+                            RankPhase::Running
+                                | RankPhase::Halted
+                                | RankPhase::Waiting { holds: true, .. }
+                        )
                     );
                 add(
                     &member.worker_id,
@@ -82,9 +86,9 @@ impl Next {
         ids.len() as u32
     }
 
-    /// As a decision.
-    pub(super) fn regroup(self, formation: Formation, cause: String, reason: String) -> Decision {
-        Decision::Regroup(Regroup {
+    /// As a generation.
+    pub(super) fn generation(self, formation: Formation, cause: String, reason: String) -> Regroup {
+        Regroup {
             gang: Gang {
                 members: self.members,
                 formation,
@@ -94,6 +98,11 @@ impl Next {
             cause,
             recruits: self.recruits,
             reason,
-        })
+        }
+    }
+
+    /// As a decision.
+    pub(super) fn regroup(self, formation: Formation, cause: String, reason: String) -> Decision {
+        Decision::Regroup(self.generation(formation, cause, reason))
     }
 }

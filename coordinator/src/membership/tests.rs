@@ -9,6 +9,7 @@ const LIMITS: Limits = Limits {
     infrastructure_restarts: 2,
     recoveries: 3,
     hold: Duration::from_secs(30),
+    leave: Duration::from_secs(20),
 };
 
 fn member(worker: &str, first_rank: u32, seats: &[u64]) -> Member {
@@ -350,6 +351,96 @@ fn cancelling_ends_whatever_else_is_wrong() {
         decide(Millis(9_999), &LIMITS, &job, &workers(0)),
         Some(Decision::Stop)
     );
+}
+
+#[test]
+fn a_gang_that_is_to_leave_goes_once_it_has_halted_or_is_out_of_time() {
+    let mut job = at_work(2);
+    job.leaves = Some(Duration::from_secs(20));
+    assert_eq!(decide(Millis(1), &LIMITS, &job, &workers(0)), None);
+    let left = |job: &GangView| match decide(Millis(1), &LIMITS, job, &workers(0)) {
+        Some(Decision::Leave(how)) => how,
+        other => panic!("{other:?}"),
+    };
+    let mut halted = job.clone();
+    halted.ranks.insert(0, RankPhase::Halted);
+    assert_eq!(left(&halted), "");
+    // Another rank's word is not that of rank 0.
+    let mut other = job.clone();
+    other.ranks.insert(1, RankPhase::Halted);
+    assert_eq!(decide(Millis(1), &LIMITS, &other, &workers(0)), None);
+    let late = GangView {
+        leaves: Some(Duration::from_secs(21)),
+        ..job.clone()
+    };
+    assert_eq!(
+        left(&late),
+        "its checkpoint did not come within 20 s, the last one counts"
+    );
+    let placing = GangView {
+        state: State::Placing,
+        ..job.clone()
+    };
+    assert_eq!(left(&placing), "");
+    // What is lost on the way is left behind as ever; too few do not wait for others.
+    job.ranks.insert(1, failed(false, "ended with signal 9"));
+    let held = regrouped(decide(Millis(1), &LIMITS, &job, &workers(0)));
+    job.gang = held.gang;
+    job.ranks.clear();
+    assert_eq!(left(&job), "its survivors were too few for a checkpoint");
+    // The model is on its way.
+    let publishing = GangView {
+        state: State::Publishing,
+        ..late
+    };
+    assert_eq!(decide(Millis(1), &LIMITS, &publishing, &workers(0)), None);
+}
+
+#[test]
+fn who_is_to_be_let_go_goes_when_enough_are_left_or_others_have_come() {
+    let mut job = at_work(1);
+    job.let_go
+        .insert("a".to_owned(), "worker a is slow".to_owned());
+    let next = regrouped(decide(Millis(1), &LIMITS, &job, &workers(0)));
+    assert_eq!(seats(&next.gang), [(0, "b", 2)]);
+    assert_eq!(next.gang.formation, Formation::Planned);
+    assert_eq!(
+        next.reason,
+        "worker a is slow; 1 ranks go on, 0 of them new"
+    );
+    assert_eq!(next.cause, "");
+
+    job.min_workers = 2;
+    assert_eq!(decide(Millis(1), &LIMITS, &job, &workers(0)), None);
+    job.recruits = vec![recruit(3, "c", false)];
+    assert_eq!(decide(Millis(1), &LIMITS, &job, &workers(0)), None);
+    job.recruits[0].ready = true;
+    let next = regrouped(decide(Millis(1), &LIMITS, &job, &workers(0)));
+    assert_eq!(seats(&next.gang), [(0, "b", 2), (1, "c", 3)]);
+    // A loss comes first, and who ends is left to end.
+    job.ranks.insert(1, RankPhase::Done);
+    assert_eq!(decide(Millis(1), &LIMITS, &job, &workers(0)), None);
+}
+
+#[test]
+fn a_gang_gives_up_workers_down_to_its_fewest() {
+    let job = at_work(1);
+    let b = ["b".to_owned()];
+    let next = shrink(&job, &b, "job j2 needs it").unwrap();
+    assert_eq!(seats(&next.gang), [(0, "a", 1)]);
+    assert_eq!(next.gang.formation, Formation::Planned);
+    assert_eq!(next.reason, "job j2 needs it; 1 of 2 ranks go on");
+    assert_eq!(shrink(&at_work(2), &b, ""), None);
+    let recovering = GangView {
+        state: State::Recovering,
+        ..job.clone()
+    };
+    assert_eq!(shrink(&recovering, &b, ""), None);
+    let leaving = GangView {
+        leaves: Some(Duration::ZERO),
+        ..job
+    };
+    assert_eq!(shrink(&leaving, &b, ""), None);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use espalier_proto::v1::session_request::Message;
 use espalier_proto::v1::watch_job_response::Entry;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
 use espalier_proto::v1::{
-    DeviceKind, GetJobRequest, Heartbeat, Job, JobEvent, JobState, RankReport, RankState, Recruit,
-    Register, RunningGang, SessionRequest, SessionResponse, StartGang, StepCommit,
+    DeviceKind, GetJobRequest, Halt, Heartbeat, Job, JobEvent, JobState, RankReport, RankState,
+    Recruit, Register, RunningGang, SessionRequest, SessionResponse, StartGang, StepCommit,
     SubmitJobRequest, WatchJobRequest, session_response,
 };
 use espalier_registry::{Alias, Client, ClientError, Expected, Kind, PublishRequest};
@@ -337,6 +337,17 @@ impl Worker {
         }
     }
 
+    /// The next order to halt, over acknowledgements.
+    pub(crate) async fn told_to_halt(&mut self) -> Halt {
+        loop {
+            match self.next().await {
+                session_response::Message::Halt(halt) => return halt,
+                session_response::Message::Ack(_) => {}
+                other => panic!("expected to be told to halt, got {other:?}"),
+            }
+        }
+    }
+
     /// Reports of a seat of a gang.
     pub(crate) async fn report_seat(
         &mut self,
@@ -409,6 +420,12 @@ impl Worker {
         change(&mut report);
         self.say(Message::RankReport(report)).await;
     }
+}
+
+/// As [`spec`], with further lines of `[resources]`.
+pub(crate) fn spec_with(min: u32, max: u32, resources: &str) -> String {
+    let table = format!("[resources]\n{resources}\n\n[resources.workers]");
+    spec(min, max).replace("[resources.workers]", &table)
 }
 
 /// A job file that takes one or two workers.

@@ -172,10 +172,14 @@ async fn a_waiting_job_says_what_it_waits_for() {
     let waits = async {
         reason(
             &head.job_id,
-            "waits for 2 cpu workers with 1 slot free; no cpu worker is connected",
+            "waits for 2 cpu workers with 1 slot free; no cpu worker is open",
         )
         .await;
-        reason(&tail.job_id, "waits behind job j00000001").await;
+        reason(
+            &tail.job_id,
+            "waits for 1 cpu worker with 1 slot free; too few are open",
+        )
+        .await;
     };
     tokio::time::timeout(crate::bench::PATIENCE, waits)
         .await

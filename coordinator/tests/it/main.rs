@@ -10,6 +10,7 @@ mod kill;
 mod life;
 mod recover;
 mod restart;
+mod schedule;
 mod serving;
 mod sessions;
 mod tls;

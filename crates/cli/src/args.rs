@@ -77,12 +77,15 @@ pub enum Command {
     Eval(EvalArgs),
     /// Measure how much faster than its dense twin a checkpoint is, on this machine.
     Bench(BenchArgs),
-    /// Look at the workers.
+    /// Look at the workers, and take them in and out of use.
     #[command(subcommand)]
     Worker(WorkerCommand),
     /// Make, list and revoke tokens, where the coordinator asks for them.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Share the cluster among queues of jobs.
+    #[command(subcommand)]
+    Queue(QueueCommand),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -151,6 +154,19 @@ pub enum JobCommand {
         /// Why, shown to others.
         #[arg(long, default_value = "cancelled by the user")]
         reason: String,
+    },
+    /// Hold a job back: it finishes its step, keeps it in a checkpoint, and leaves its workers.
+    Pause {
+        /// The job's id.
+        job: String,
+        /// Why, shown to others.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Put a paused job back into its place in the queue.
+    Resume {
+        /// The job's id.
+        job: String,
     },
     /// Wait until a job has ended; exits with 5 unless it succeeded.
     Wait {
@@ -311,6 +327,52 @@ pub enum GateMode {
 pub enum WorkerCommand {
     /// List the workers.
     List,
+    /// Let a worker run empty: no new gangs, and those it has go on without it or move to others.
+    Drain {
+        /// The worker's id.
+        worker: String,
+        /// Evict what is still there after this long, such as 90s, 20m or 2h.
+        #[arg(long, default_value = "10m", value_parser = parse_duration)]
+        deadline: Duration,
+        /// Why, shown to others.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Open a worker that is drained, or excluded after faults.
+    Resume {
+        /// The worker's id.
+        worker: String,
+    },
+}
+
+/// `espalier queue ...`
+#[derive(Debug, Subcommand)]
+pub enum QueueCommand {
+    /// List the queues, with what they use.
+    List,
+    /// Make a queue, or replace its settings.
+    Set {
+        /// The queue's name.
+        queue: String,
+        /// Its share beside other queues that have jobs.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        weight: u32,
+        /// Most slots of processors in use, as cpu=N, and of GPUs, as cuda=N; no limit where none is given.
+        #[arg(long, value_delimiter = ',', value_parser = parse_quota)]
+        quota: Vec<(Device, u32)>,
+    },
+    /// Remove a queue whose jobs have all ended.
+    Delete {
+        /// The queue's name.
+        queue: String,
+    },
+}
+
+fn parse_quota(text: &str) -> Result<(Device, u32), String> {
+    let wrong = || format!("{text:?} is not cpu=N or cuda=N");
+    let (device, slots) = text.split_once('=').ok_or_else(wrong)?;
+    let device = Device::from_str(device, false).map_err(|_| wrong())?;
+    Ok((device, slots.parse().map_err(|_| wrong())?))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -337,6 +399,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn quotas_name_their_device() {
+        assert_eq!(parse_quota("cpu=8"), Ok((Device::Cpu, 8)));
+        assert_eq!(parse_quota("cuda=0"), Ok((Device::Cuda, 0)));
+        for wrong in ["8", "gpu=8", "cpu=", "cpu=-1"] {
+            assert!(parse_quota(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

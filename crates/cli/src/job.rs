@@ -4,7 +4,9 @@ mod describe;
 mod logs;
 mod submit;
 
-use espalier_proto::v1::{CancelJobRequest, Job, JobState, ListJobsRequest};
+use espalier_proto::v1::{
+    CancelJobRequest, Job, JobState, ListJobsRequest, PauseJobRequest, ResumeJobRequest,
+};
 use serde_json::{Value, json};
 
 use crate::args::{Global, JobCommand};
@@ -20,6 +22,8 @@ pub(crate) async fn run(global: &Global, command: JobCommand) -> Result<(), Fail
         JobCommand::Describe { job } => describe::run(global, job).await,
         JobCommand::Logs { job, follow } => logs::run(global, job, follow).await,
         JobCommand::Cancel { job, reason } => cancel(global, job, reason).await,
+        JobCommand::Pause { job, reason } => pause(global, job, reason).await,
+        JobCommand::Resume { job } => resume(global, job).await,
         JobCommand::Wait { job, timeout } => {
             let ended = follow::until_end(global, &job, Show::Nothing);
             match timeout {
@@ -74,11 +78,39 @@ async fn cancel(global: &Global, job_id: String, reason: String) -> Result<(), F
         .await
         .map_err(Failure::rpc(operation))?
         .into_inner()
-        .job
-        .unwrap_or_default();
+        .job;
+    show(global, &job.unwrap_or_default())
+}
+
+async fn pause(global: &Global, job_id: String, reason: String) -> Result<(), Failure> {
+    let operation = format!("pausing job {job_id}");
+    let job = connect::jobs(global)
+        .await?
+        .pause_job(connect::unary(PauseJobRequest { job_id, reason }))
+        .await
+        .map_err(Failure::rpc(operation))?
+        .into_inner()
+        .job;
+    show(global, &job.unwrap_or_default())
+}
+
+async fn resume(global: &Global, job_id: String) -> Result<(), Failure> {
+    let operation = format!("resuming job {job_id}");
+    let job = connect::jobs(global)
+        .await?
+        .resume_job(connect::unary(ResumeJobRequest { job_id }))
+        .await
+        .map_err(Failure::rpc(operation))?
+        .into_inner()
+        .job;
+    show(global, &job.unwrap_or_default())
+}
+
+/// A job after something was asked of it.
+fn show(global: &Global, job: &Job) -> Result<(), Failure> {
     match global.output {
-        crate::args::Output::Json => output::json(&value(&job)),
-        crate::args::Output::Table => output::text(&format!("{} {}", job.job_id, state(&job))),
+        crate::args::Output::Json => output::json(&value(job)),
+        crate::args::Output::Table => output::text(&format!("{} {}", job.job_id, state(job))),
     }
 }
 
@@ -119,6 +151,8 @@ fn value(job: &Job) -> Value {
         "restarts": job.restarts,
         "recoveries": job.recoveries,
         "last_recovery": job.last_recovery,
+        "queue": job.queue,
+        "priority": job.priority,
         "spec_toml": job.spec_toml,
     })
 }

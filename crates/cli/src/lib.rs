@@ -12,6 +12,7 @@ mod job;
 mod located;
 mod output;
 mod progress;
+mod queue;
 mod registry;
 mod report;
 mod siblings;
@@ -19,7 +20,7 @@ mod token;
 mod up;
 mod worker;
 
-use args::{Cli, Command, WorkerCommand};
+use args::{Cli, Command};
 use clap::CommandFactory as _;
 use exit::Failure;
 
@@ -36,7 +37,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Registry(command) => registry::run(global, command).await,
         Command::Eval(args) => eval::run(global, args).await,
         Command::Bench(args) => bench::run(global, args).await,
-        Command::Worker(WorkerCommand::List) => worker::list(global).await,
+        Command::Worker(command) => worker::run(global, command).await,
+        Command::Queue(command) => queue::run(global, command).await,
         Command::Token(command) => token::run(global, command).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -47,7 +47,7 @@ pub use preset::Preset;
 pub use problem::{Problem, Problems};
 pub use publish::Publish;
 pub use reference::reference;
-pub use resources::{Device, RanksPerWorker, Resources, Workers};
+pub use resources::{Device, Priority, RanksPerWorker, Resources, Straggler, Workers};
 pub use schema::schema;
 pub use train::{Distillation, DistillationKind, Optimizer, ReduceDtype, Schedule, Train};
 

@@ -261,6 +261,7 @@ fn train(train: &Train, problems: &mut Problems) {
 }
 
 fn resources(resources: &Resources, problems: &mut Problems) {
+    name("resources.queue", &resources.queue, problems);
     let (min, max) = (resources.workers.min, resources.workers.max);
     problems.require(min <= max, "resources.workers.max", || {
         format!("{max} is less than min = {min}")

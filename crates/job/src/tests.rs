@@ -89,6 +89,16 @@ fn one_change_gives_one_problem() {
             "resources.device: unknown value `gpu`; known are `cpu` and `cuda` (line 34)",
         ),
         (
+            "[resources]",
+            "[resources]\npriority = 101",
+            "resources.priority: 101 is out of range: at least -100 and at most 100 (line 34)",
+        ),
+        (
+            "[resources]",
+            "[resources]\nqueue = \"team a\"",
+            "resources.queue: `team a` is not a name: 1 to 63 of a-z, 0-9, -, _ and ., starting with a letter or digit (line 34)",
+        ),
+        (
             "heads = 4",
             "heads = 5",
             "model.width: 64 is not a multiple of heads = 5 (line 8)",

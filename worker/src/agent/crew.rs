@@ -42,6 +42,8 @@ pub(super) struct Crew {
     pub(super) group: Option<StartGang>,
     /// Where a generation meets.
     pub(super) rendezvous: Option<(u64, String)>,
+    /// The generation that is to halt.
+    pub(super) halt: Option<u64>,
     pub(super) roster: Roster,
     pub(super) start: Instant,
     pub(super) senders: BTreeMap<u64, Sender>,
@@ -139,6 +141,12 @@ impl Crew {
                     }
                 }
             }
+            Command::Halt(generation) => {
+                self.halt = Some(generation);
+                for seat in self.senders.keys().copied().collect::<Vec<_>>() {
+                    self.tell_halt(seat).await;
+                }
+            }
             Command::Rendezvous {
                 generation,
                 address,
@@ -223,6 +231,7 @@ impl Crew {
         self.tell(seat, &start).await;
         self.tell_group(seat).await;
         self.tell_rendezvous(seat).await;
+        self.tell_halt(seat).await;
     }
 
     /// A recruit is told nothing until it has a rank.
@@ -254,6 +263,13 @@ impl Crew {
                 address,
             };
             self.tell(seat, &message).await;
+        }
+    }
+
+    async fn tell_halt(&mut self, seat: u64) {
+        let present = self.halt == Some(self.gang().generation);
+        if present && self.reporter.rank_of(seat) == Some(0) {
+            self.tell(seat, &ToRank::Halt).await;
         }
     }
 
@@ -292,6 +308,11 @@ impl Crew {
                 if current(generation) {
                     reporter.settle();
                     reporter.rank(seat, RankStatus::Running { total_steps });
+                }
+            }
+            FromRank::Halted { generation } => {
+                if current(generation) {
+                    reporter.rank(seat, RankStatus::Halted);
                 }
             }
             FromRank::Waiting { generation, reason } => {

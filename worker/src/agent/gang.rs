@@ -50,6 +50,8 @@ pub(super) enum Command {
     Regroup(Box<StartGang>),
     /// Start further processes, each in its slot.
     Recruit(Box<Recruit>, BTreeMap<u64, u32>),
+    /// Rank 0 of a generation runs no further step.
+    Halt(u64),
     /// Where the ranks of a generation meet.
     Rendezvous {
         /// The generation.
@@ -166,6 +168,7 @@ impl Gang {
             assets,
             group,
             rendezvous: None,
+            halt: None,
             roster: Roster::new([], Duration::ZERO),
             start: Instant::now(),
             senders: BTreeMap::new(),

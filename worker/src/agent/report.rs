@@ -37,6 +37,8 @@ pub(crate) enum RankStatus {
     Waiting { reason: String },
     /// It has met its peers.
     Running { total_steps: u64 },
+    /// It runs no further step, and what was done is durable.
+    Halted,
     /// It has done all its work.
     Done,
     /// It ended before.
@@ -124,6 +126,7 @@ fn rank_report(
             report.set_state(RankState::Running);
             report.total_steps = total_steps;
         }
+        RankStatus::Halted => report.set_state(RankState::Halted),
         RankStatus::Done => report.set_state(RankState::Done),
         RankStatus::Failed { fault, reason } => {
             report.set_state(RankState::Failed);

@@ -142,6 +142,11 @@ impl Supervisor {
                 self.act(action);
             }
             Order::Message(Incoming::Rendezvous(rendezvous)) => self.rendezvous(rendezvous),
+            Order::Message(Incoming::Halt(halt)) => {
+                if let Some(crew) = self.state.crew(&halt.job_id) {
+                    self.command(&crew, Command::Halt(halt.generation));
+                }
+            }
             Order::Message(other @ (Incoming::Registered(_) | Incoming::Ack(_))) => {
                 tracing::warn!(message = ?other, "message out of place");
             }
@@ -273,7 +278,7 @@ impl Supervisor {
         let action = match command {
             Command::Regroup(order) => self.state.late(*order),
             Command::Recruit(order, _) => self.state.recruit(*order),
-            Command::Rendezvous { .. } => return,
+            Command::Rendezvous { .. } | Command::Halt(_) => return,
         };
         self.act(action);
     }

@@ -75,6 +75,8 @@ struct News {
     rendezvous: Option<(u64, String)>,
     /// Step of the last checkpoint that is durable.
     stored: Option<u64>,
+    /// The gang is about to leave.
+    halt: bool,
     /// The collective that the trainer may be waiting in.
     world: Option<Arc<dyn Collective>>,
 }
@@ -183,6 +185,18 @@ impl Link {
         })
     }
 
+    /// No further step is to be run.
+    pub(super) fn halts(&self) -> bool {
+        self.inbox.lock().halt
+    }
+
+    /// Another group to be in; it is not taken.
+    pub(super) fn wait_superseded(&self, deadline: Duration) -> Result<(), LinkError> {
+        self.wait("the end or another group", deadline, |news| {
+            news.group.is_some().then_some(())
+        })
+    }
+
     /// A newer group waits to be taken.
     pub(super) fn superseded(&self) -> bool {
         self.inbox.lock().group.is_some()
@@ -247,6 +261,7 @@ impl Inbox {
                 generation,
                 address,
             } => news.rendezvous = Some((generation, address)),
+            ToRank::Halt => news.halt = true,
             ToRank::Stored { step, .. } => news.stored = news.stored.max(Some(step)),
         }
         self.changed.notify_all();
@@ -273,6 +288,7 @@ impl std::fmt::Debug for News {
             .field("group", &self.group)
             .field("rendezvous", &self.rendezvous)
             .field("stored", &self.stored)
+            .field("halt", &self.halt)
             .finish_non_exhaustive()
     }
 }
@@ -399,6 +415,20 @@ mod tests {
         assert_eq!(link.wait_group(SOON).unwrap().generation, 6);
         let error = world.barrier().err().unwrap().to_string();
         assert!(error.ends_with("generation 6: a test"), "{error}");
+    }
+
+    #[test]
+    fn a_rank_that_halts_waits_for_another_group() {
+        let (_folder, mut agent, link) = pair();
+        assert!(!link.halts());
+        ipc::write(&mut agent, &ToRank::Halt).unwrap();
+        ipc::write(&mut agent, &stored(1)).unwrap();
+        link.wait_stored(1, SOON).unwrap();
+        assert!(link.halts());
+        assert!(link.wait_superseded(Duration::from_millis(1)).is_err());
+        ipc::write(&mut agent, &group(5, Formation::Survivors)).unwrap();
+        link.wait_superseded(SOON).unwrap();
+        assert_eq!(link.wait_group(SOON).unwrap().generation, 5);
     }
 
     #[test]

@@ -226,6 +226,7 @@ fn together<'a>(
     (world, meeting): (&dyn Collective, Duration),
 ) -> Result<Ended, TrainError> {
     let met = Instant::now();
+    observer.joins(group);
     let healing = heal(prepared, trainer, world)?;
     // Healing ends with a state on every rank, or with an error.
     let Some(replica) = trainer else {

@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{error::TrainError, link::Link, progress::Progress};
-use crate::ipc::{CheckpointKind, FromRank, Metrics, Recovered};
+use super::{GROUP_DEADLINE, error::TrainError, link::Link, progress::Progress};
+use crate::ipc::{CheckpointKind, FromRank, Group, Metrics, Recovered};
 
 /// How long a checkpoint may take from its hand-over until it is durable. The agent tries as long
 /// while the coordinator is away.
@@ -58,6 +58,24 @@ pub trait Observer {
     fn leaves(&self) -> bool {
         false
     }
+
+    /// The gang is about to leave: rank 0 makes durable what was done instead of the next step.
+    fn halts(&self) -> bool {
+        false
+    }
+
+    /// Whether a checkpoint of this step is durable, or handed over.
+    fn keeps(&self, _step: u64) -> bool {
+        false
+    }
+
+    /// All that was done is handed over; blocks until there is another group.
+    ///
+    /// # Errors
+    /// It did not become durable, or no other group came and nobody ended the process.
+    fn halted(&mut self) -> Result<(), TrainError> {
+        Ok(())
+    }
 }
 
 /// Tells the agent.
@@ -66,6 +84,10 @@ pub(super) struct AgentObserver<'a> {
     link: &'a Link,
     run_dir: &'a Path,
     progress: Progress,
+    /// Generation of the group.
+    generation: u64,
+    /// Last step that is known to be durable.
+    durable: u64,
     /// Step of the checkpoint that was handed over and is not known to be durable.
     in_flight: Option<u64>,
     /// Step that was measured last.
@@ -81,10 +103,18 @@ impl<'a> AgentObserver<'a> {
             link,
             run_dir,
             progress,
+            generation: 0,
+            durable: 0,
             in_flight: None,
             measured: 0,
             recovered: None,
         }
+    }
+
+    /// The rank is in this group from now on.
+    pub(super) fn joins(&mut self, group: &Group) {
+        self.generation = group.generation;
+        self.durable = group.committed_step.max(self.durable);
     }
 
     /// The next step is the first after a recovery.
@@ -114,6 +144,7 @@ impl<'a> AgentObserver<'a> {
     pub(super) fn settle(&mut self) -> Result<(), TrainError> {
         if let Some(step) = self.in_flight.take() {
             self.link.wait_stored(step, STORED_DEADLINE)?;
+            self.durable = step.max(self.durable);
         }
         Ok(())
     }
@@ -163,5 +194,20 @@ impl Observer for AgentObserver<'_> {
 
     fn leaves(&self) -> bool {
         self.link.superseded()
+    }
+
+    fn halts(&self) -> bool {
+        self.link.halts()
+    }
+
+    fn keeps(&self, step: u64) -> bool {
+        step <= self.durable || self.in_flight == Some(step)
+    }
+
+    fn halted(&mut self) -> Result<(), TrainError> {
+        self.settle()?;
+        let generation = self.generation;
+        self.link.send(&FromRank::Halted { generation })?;
+        Ok(self.link.wait_superseded(GROUP_DEADLINE)?)
     }
 }

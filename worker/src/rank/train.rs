@@ -51,7 +51,8 @@ pub fn train(
     Ok(())
 }
 
-/// Runs steps until `last` is done, or the observer says that the group is to be left.
+/// Runs steps until `last` is done, or the observer says that the group is to be left. One that halts
+/// makes its peers wait in the step that rank 0 does not begin.
 ///
 /// # Errors
 /// Whatever ends the rank early.
@@ -76,6 +77,14 @@ pub fn run_until(
         .map_err(|error| TrainError::Machine(format!("cannot start the loader: {error}")))?;
     let mut clock = StepClock::start();
     while trainer.step() < last && !observer.leaves() {
+        if world.rank() == 0 && observer.halts() {
+            let _duty = observer.aside();
+            if !observer.keeps(trainer.step()) {
+                checkpoint(trainer, observer)?;
+            }
+            observer.halted()?;
+            continue;
+        }
         let own = take(&mut loader, own.len())?;
         let advance = trainer.advance(&own, world)?;
         clock.steps += 1;

@@ -43,6 +43,7 @@ fn sheet(job: &Job) -> String {
         ("name", job.name.clone()),
         ("state", super::state(job).to_owned()),
         ("reason", job.reason.clone()),
+        ("queue", format!("{}, priority {}", job.queue, job.priority)),
         ("created", time(job.create_time.as_ref())),
         ("ended", time(job.end_time.as_ref())),
         (
