@@ -345,7 +345,7 @@ async fn a_registry_is_mended_from_its_own_mirror() {
         upstream.damage(digest, |_| None);
     }
     let client = upstream.client().await;
-    let source = Mirror::Registry(through);
+    let source = Mirror::Registry(Box::new(through));
     let faults = client.fsck(Some(&source), |_, _| {}).await.unwrap();
     let mut told: Vec<(Digest, bool)> = faults.iter().map(|f| (f.digest, f.repaired)).collect();
     let mut expected = [(kept, true), (lost, false)];
