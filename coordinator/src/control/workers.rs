@@ -270,12 +270,13 @@ impl Control {
         })
     }
 
-    /// Forgets workers that have been gone for long and run nothing.
+    /// Forgets workers that have been gone for long and run nothing. One that is drained stays so.
     pub(super) async fn forget(&mut self, now: Millis) -> Result<(), Error> {
         let gone: Vec<String> = self
             .workers
             .iter()
             .filter(|(_, w)| w.link.is_none() && now.since(w.heard()) > FORGET_AFTER)
+            .filter(|(_, w)| w.standing.drain.is_none())
             .filter(|(id, _)| self.memberships(id).next().is_none())
             .map(|(id, _)| id.clone())
             .collect();
