@@ -1,11 +1,12 @@
 //! The folder of the registry's blobs, which the coordinators of one store share. A file in it and a
 //! key in the store name it, so that a folder that is not the shared one is told apart.
 
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
+use espalier_registry::blocking;
 use espalier_store::{Compare, Leader, Op, Store, Txn};
-use tokio::io::AsyncWriteExt as _;
 
 use crate::codec::{decode, encode};
 use crate::error::Error;
@@ -91,7 +92,7 @@ fn same(dir: &Path, found: Option<String>, expected: String) -> Result<(), Folde
 
 async fn read(dir: &Path) -> Result<Option<String>, FolderError> {
     let path = dir.join(FILE);
-    match tokio::fs::read_to_string(&path).await {
+    blocking(move || match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(FolderError::Io {
@@ -99,25 +100,31 @@ async fn read(dir: &Path) -> Result<Option<String>, FolderError> {
             path,
             source,
         }),
-    }
+    })
+    .await
 }
 
 /// Gives the folder an identity, durably: the store is told of it next.
 async fn make(dir: &Path) -> Result<String, FolderError> {
     let id = uuid::Uuid::new_v4().to_string();
-    let path = dir.join(FILE);
-    let written = async {
-        let mut file = tokio::fs::File::create_new(&path).await?;
-        file.write_all(format!("{id}\n").as_bytes()).await?;
-        file.sync_all().await?;
-        tokio::fs::File::open(dir).await?.sync_all().await
-    };
-    written.await.map_err(|source| FolderError::Io {
-        action: "write",
-        path: path.clone(),
-        source,
-    })?;
-    Ok(id)
+    let (dir, path) = (dir.to_owned(), dir.join(FILE));
+    blocking(move || {
+        let write = || {
+            let mut file = File::create_new(&path)?;
+            file.write_all(format!("{id}\n").as_bytes())?;
+            file.sync_all()?;
+            File::open(dir)?.sync_all()
+        };
+        match write() {
+            Ok(()) => Ok(id),
+            Err(source) => Err(FolderError::Io {
+                action: "write",
+                path: path.clone(),
+                source,
+            }),
+        }
+    })
+    .await
 }
 
 #[cfg(test)]

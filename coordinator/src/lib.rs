@@ -32,5 +32,5 @@ mod worker;
 
 pub use blobs_folder::FolderError;
 pub use error::Error;
-pub use server::{Options, ServeError, StoreOptions, run};
+pub use server::{Connection, Options, ServeError, StoreOptions, run, run_on};
 pub use worker::WorkerRecord;

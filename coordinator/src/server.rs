@@ -1,6 +1,5 @@
 pub(crate) mod registry;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,14 +10,16 @@ use espalier_proto::v1::worker_service_server::WorkerServiceServer;
 use espalier_proto::{MAX_MESSAGE, MAX_REGISTRY_MESSAGE};
 use espalier_registry::{RegistryError, RegistryService};
 use espalier_store::{EtcdOptions, Store, StoreError};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::server::NamedService as _;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
@@ -153,20 +154,34 @@ pub async fn run(
             store
         }
     };
+    let address = listener
+        .local_addr()
+        .map_err(|error| ServeError::Serve(error.to_string()))?;
+    info!(%address, "listening");
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let ended = match options.role {
-        args::Role::All => coordinate(&options, &store, listener, stop).await,
-        args::Role::Registry => registry::serve_alone(&options, &store, listener, stop).await,
+        args::Role::All => run_on(&options, &store, incoming, stop).await,
+        args::Role::Registry => registry::serve_alone(&options, &store, incoming, stop).await,
     };
     store.close().await;
     ended
 }
 
-async fn coordinate(
+/// Runs a coordinator on a store that is open and on connections from anywhere, until `stop`. The
+/// registry's chunks are in `data_dir`; the store is taken for shared if the options say so.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on<I, C>(
     options: &Options,
     store: &Store,
-    listener: TcpListener,
+    incoming: I,
     stop: CancellationToken,
-) -> Result<(), ServeError> {
+) -> Result<(), ServeError>
+where
+    I: Stream<Item = std::io::Result<C>>,
+    C: Connection,
+{
     let (leading, seen) = watch::channel(None);
     let role = Role::new(store.clone(), options.advertise.clone(), seen.clone());
     // Ends all when either the campaigns or the server end.
@@ -184,7 +199,7 @@ async fn coordinate(
                 () = halt.cancelled() => {}
             }
         }
-        let served = serve(listener, routes, halt.clone()).await;
+        let served = serve(incoming, routes, halt.clone()).await;
         halt.cancel();
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
@@ -225,30 +240,29 @@ async fn tell_health(
     }
 }
 
-async fn serve(
-    listener: TcpListener,
-    routes: Routes,
-    halt: CancellationToken,
-) -> Result<(), ServeError> {
-    let failed = |error: &dyn std::error::Error| ServeError::Serve(error.to_string());
-    let address: SocketAddr = listener.local_addr().map_err(|e| failed(&e))?;
-    info!(%address, "listening");
+/// The server's end of a connection.
+pub trait Connection: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static {}
+
+impl<C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static> Connection for C {}
+
+async fn serve<I, C>(incoming: I, routes: Routes, halt: CancellationToken) -> Result<(), ServeError>
+where
+    I: Stream<Item = std::io::Result<C>>,
+    C: Connection,
+{
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            halt.cancelled(),
-        );
+        .serve_with_incoming_shutdown(incoming, halt.cancelled());
     let overdue = async {
         halt.cancelled().await;
         tokio::time::sleep(DRAIN).await;
     };
     tokio::select! {
-        served = server => served.map_err(|e| failed(&e)),
+        served = server => served.map_err(|error| ServeError::Serve(error.to_string())),
         () = overdue => {
             warn!("connections were still open when the time to drain was over");
             Ok(())

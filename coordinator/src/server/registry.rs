@@ -5,9 +5,9 @@ use std::sync::Arc;
 use espalier_proto::v1::registry_service_server::RegistryServiceServer;
 use espalier_registry::{Blobs, NoJobs, RegistryService};
 use espalier_store::Store;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
 use tracing::warn;
 
 use super::{DRAIN, Options, ServeError, reflected, serve};
@@ -29,7 +29,7 @@ pub(crate) async fn drain(registry: &RegistryService) {
 pub(super) async fn serve_alone(
     options: &Options,
     store: &Store,
-    listener: TcpListener,
+    incoming: TcpIncoming,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let leader = store.campaign(&options.advertise).await?;
@@ -42,7 +42,7 @@ pub(super) async fn serve_alone(
     let routes = Routes::new(registry.clone().into_server()).add_service(health_service);
     let routes = reflected(routes)?;
     let served = async {
-        let served = serve(listener, routes, halt.clone()).await;
+        let served = serve(incoming, routes, halt.clone()).await;
         halt.cancel();
         served
     };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use espalier_job::{Init, Job};
-use espalier_registry::{Client, ClientError, Digest};
+use espalier_registry::{ClientError, Digest};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
@@ -96,7 +96,7 @@ async fn pull(
     let mut attempt = 0;
     loop {
         let asked = coordinators.current();
-        let pulled = match Client::connect(&asked).await {
+        let pulled = match coordinators.registry(&asked).await {
             Ok(client) => client
                 .pull(reference, dir, |_, _| {})
                 .await

@@ -4,12 +4,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use espalier_registry::ClientError;
-use tonic::transport::Endpoint;
+use espalier_registry::{Client, ClientError};
+use tonic::transport::{Channel, Endpoint};
+
+use super::outside::Outside;
 
 /// The coordinators. Clones share which one is asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Coordinators {
+    outside: Arc<dyn Outside>,
     given: Arc<[String]>,
     current: Arc<Mutex<String>>,
 }
@@ -19,7 +22,7 @@ impl Coordinators {
     ///
     /// # Errors
     /// One that is no URL, or that there is none.
-    pub(super) fn new(given: &[String]) -> anyhow::Result<Self> {
+    pub(super) fn new(given: &[String], outside: Arc<dyn Outside>) -> anyhow::Result<Self> {
         let Some(first) = given.first() else {
             bail!("--coordinator names none");
         };
@@ -29,6 +32,7 @@ impl Coordinators {
             })?;
         }
         Ok(Self {
+            outside,
             current: Arc::new(Mutex::new(first.clone())),
             given: given.into(),
         })
@@ -37,6 +41,25 @@ impl Coordinators {
     /// URL of the one to ask.
     pub(super) fn current(&self) -> String {
         self.lock().clone()
+    }
+
+    /// Connects to one of them.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub(super) async fn dial(
+        &self,
+        endpoint: Endpoint,
+    ) -> Result<Channel, tonic::transport::Error> {
+        self.outside.dial(endpoint).await
+    }
+
+    /// The registry of one of them.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub(super) async fn registry(&self, url: &str) -> Result<Client, ClientError> {
+        Client::connect_by(url, |endpoint| self.dial(endpoint)).await
     }
 
     /// It failed, or said that it does not lead: `leader` does, as `host:port`, or the next may know.
@@ -98,10 +121,12 @@ pub(super) fn endpoint(url: &str) -> Result<Endpoint, tonic::transport::Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outside::Machine;
     use super::*;
 
     fn given() -> Coordinators {
-        Coordinators::new(&["http://a:1".to_owned(), "http://b:1".to_owned()]).unwrap()
+        let given = ["http://a:1".to_owned(), "http://b:1".to_owned()];
+        Coordinators::new(&given, Arc::new(Machine)).unwrap()
     }
 
     #[test]
@@ -126,8 +151,9 @@ mod tests {
 
     #[test]
     fn what_is_no_url_is_refused() {
-        let refused = Coordinators::new(&["http://a:1".to_owned(), "not a url".to_owned()]);
+        let given = ["http://a:1".to_owned(), "not a url".to_owned()];
+        let refused = Coordinators::new(&given, Arc::new(Machine));
         assert!(refused.unwrap_err().to_string().contains("not a url"));
-        assert!(Coordinators::new(&[]).is_err());
+        assert!(Coordinators::new(&[], Arc::new(Machine)).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use espalier_job::Job;
 use espalier_proto::v1::StepCommit;
 use espalier_registry::{
-    Alias, Client, ClientError, Digest, Expected, Kind, Lineage, PublishRequest,
+    Alias, ClientError, Digest, Expected, Kind, Lineage, PublishRequest, blocking,
 };
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
@@ -88,7 +88,7 @@ impl Pusher {
         let mut attempt = 0;
         let digest = loop {
             let asked = self.coordinators.current();
-            let error = match attempt_at(&asked, dir, &request).await {
+            let error = match self.attempt_at(&asked, dir, &request).await {
                 Ok(digest) => break digest,
                 Err(error) => error,
             };
@@ -99,10 +99,21 @@ impl Pusher {
             sleep(backoff::delay(attempt, self.gang.generation)).await;
             attempt += 1;
         };
-        if let Err(error) = tokio::fs::remove_dir_all(dir).await {
+        let pushed = dir.to_owned();
+        if let Err(error) = blocking(move || std::fs::remove_dir_all(pushed)).await {
             tracing::warn!(path = %dir.display(), %error, "pushed folder could not be removed");
         }
         Ok(digest)
+    }
+
+    async fn attempt_at(
+        &self,
+        coordinator: &str,
+        dir: &Path,
+        request: &PublishRequest,
+    ) -> Result<String, ClientError> {
+        let client = self.coordinators.registry(coordinator).await?;
+        client.push(dir, request, |_, _| {}).await
     }
 
     fn request(&self, step: u64, kind: CheckpointKind) -> PublishRequest {
@@ -144,15 +155,6 @@ impl Pusher {
             ..PublishRequest::new(name, kind)
         }
     }
-}
-
-async fn attempt_at(
-    coordinator: &str,
-    dir: &Path,
-    request: &PublishRequest,
-) -> Result<String, ClientError> {
-    let client = Client::connect(coordinator).await?;
-    client.push(dir, request, |_, _| {}).await
 }
 
 fn sort(error: ClientError) -> PushError {

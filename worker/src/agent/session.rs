@@ -136,9 +136,11 @@ impl Session {
         ),
         SessionError,
     > {
-        let channel = endpoint(coordinator)
-            .map_err(|error| SessionError::Connect(with_causes(&error)))?
-            .connect()
+        let target =
+            endpoint(coordinator).map_err(|error| SessionError::Connect(with_causes(&error)))?;
+        let channel = self
+            .coordinators
+            .dial(target)
             .await
             .map_err(|error| SessionError::Connect(with_causes(&error)))?;
         let register = Register {

@@ -34,7 +34,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn open(endpoint: &str) -> Result<Self, ClientError> {
+    pub(super) async fn open<F>(
+        endpoint: &str,
+        dial: impl FnOnce(Endpoint) -> F,
+    ) -> Result<Self, ClientError>
+    where
+        F: Future<Output = Result<Channel, tonic::transport::Error>>,
+    {
         let malformed = |problem: String| ClientError::Endpoint {
             endpoint: endpoint.to_owned(),
             problem,
@@ -50,13 +56,10 @@ impl Connection {
         if target.uri().scheme_str() != Some("http") {
             return Err(malformed("it does not begin with http://".to_owned()));
         }
-        let channel = target
-            .connect()
-            .await
-            .map_err(|e| ClientError::Unreachable {
-                endpoint: endpoint.to_owned(),
-                problem: deepest(&e),
-            })?;
+        let channel = dial(target).await.map_err(|e| ClientError::Unreachable {
+            endpoint: endpoint.to_owned(),
+            problem: deepest(&e),
+        })?;
         let rpc = RegistryServiceClient::new(channel)
             .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
             .max_encoding_message_size(MAX_REGISTRY_MESSAGE);

@@ -18,6 +18,7 @@ use espalier_proto::v1::{
     ListCheckpointsRequest, ListCheckpointsResponse, ReleaseLeaseRequest,
 };
 use tokio::task::JoinError;
+use tonic::transport::{Channel, Endpoint};
 
 use self::connection::{Connection, unary};
 use crate::files::blocking;
@@ -67,8 +68,22 @@ impl Client {
     /// # Errors
     /// [`ClientError::Endpoint`], [`ClientError::Unreachable`].
     pub async fn connect(endpoint: &str) -> Result<Self, ClientError> {
+        Self::connect_by(endpoint, |target| async move { target.connect().await }).await
+    }
+
+    /// Connects to `http://host:port` in another way than by the machine's network.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_by<F>(
+        endpoint: &str,
+        dial: impl FnOnce(Endpoint) -> F,
+    ) -> Result<Self, ClientError>
+    where
+        F: Future<Output = Result<Channel, tonic::transport::Error>>,
+    {
         Ok(Self {
-            connection: Connection::open(endpoint).await?,
+            connection: Connection::open(endpoint, dial).await?,
             trusted: None,
         })
     }
