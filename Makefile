@@ -1,6 +1,6 @@
 # Each target is one line of set-up and one script or cargo command; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test sim sim-mutants lint docs experiments reference test-python clean-cache
+.PHONY: help setup build demo test sim sim-mutants lint docs experiments chaos reference test-python clean-cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,11 @@ reference: ## recompute the stored PyTorch reference values (installs PyTorch: 4
 
 test-python: ## compare the PyTorch and timm loaders with the model (installs PyTorch: 4.6 GB)
 	@scripts/test-python
+
+chaos: setup ## ten minutes of kills, cuts and full disks on eight hosts of this machine (as root; MINUTES=10 SEED=...)
+	cargo build --locked --workspace --bins
+	$(if $(MINUTES),ESPALIER_CHAOS_MINUTES=$(MINUTES)) $(if $(SEED),ESPALIER_CHAOS_SEED=$(SEED)) \
+		cargo test --locked --package espalier-tests --test chaos -- --ignored --nocapture
 
 clean-cache: ## remove .cache: everything that the set-up fetched
 	rm -rf .cache

@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ def job(run: tables.Run, source: Path, cache: Path, scale: float) -> dict:
         if value is None:
             section.pop(leaf, None)
         else:
-            section[leaf] = value
+            section[leaf] = copy.deepcopy(value)
     for stage in ("search", "tune"):
         if stage in document["compress"]:
             document["compress"][stage]["epochs"] *= scale
@@ -93,6 +94,8 @@ def train_all(runs: list[tables.Run], arguments: argparse.Namespace, state: Path
 
 
 def main() -> None:
+    # Ends as Ctrl-C does, the service with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--programs", type=Path, default=ROOT / "target/release", help="folder of the three programs")
     parser.add_argument("--data", type=Path, default=ROOT / ".cache/data/fashion-mnist", help="folder of Fashion-MNIST")

@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import figures  # noqa: E402  found through the path above
+import run as harness  # noqa: E402
 import tables  # noqa: E402
 
 
@@ -31,6 +32,10 @@ class Tables(unittest.TestCase):
         for run in tables.methods():
             self.assertEqual(run.fields["compress.target"], float(run.row.rsplit("-", 1)[1]))
 
+    def test_a_job_of_another_length_leaves_the_other_seeds_theirs(self) -> None:
+        nowhere = Path("nowhere")
+        lengths = [harness.job(run, nowhere, nowhere, 0.5)["compress"]["tune"]["epochs"] for run in tables.dense()]
+        self.assertEqual(lengths, [1.5] * len(tables.SEEDS))
 
     def test_every_model_of_the_frontier_can_be_run_at_every_budget_that_is_compared(self) -> None:
         for run in tables.frontier():

@@ -167,22 +167,9 @@ impl Cluster {
         kill(self.workers[index].take());
     }
 
-    /// Processes of ranks of this cluster, in the order of their ids: a rank works in its gang's
-    /// folder.
+    /// Processes of ranks of this cluster, in the order of their ids.
     pub fn ranks(&self) -> Vec<u32> {
-        let mine = self.dir().canonicalize().unwrap();
-        let mut pids: Vec<u32> = fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|pid| {
-                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let is_rank = line.split(|&byte| byte == 0).nth(1) == Some(b"rank");
-                let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-                is_rank && folder.starts_with(&mine)
-            })
-            .collect();
-        pids.sort_unstable();
-        pids
+        ranks_below(self.dir())
     }
 
     /// The ranks' processes on a worker, in the order of their seats.
@@ -336,8 +323,25 @@ impl Drop for Cluster {
     }
 }
 
+/// Processes of ranks whose gang's folder is in this one, in the order of their ids.
+pub fn ranks_below(folder: &Path) -> Vec<u32> {
+    let mine = folder.canonicalize().unwrap();
+    let mut pids: Vec<u32> = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let is_rank = line.split(|&byte| byte == 0).nth(1) == Some(b"rank");
+            let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            is_rank && folder.starts_with(&mine)
+        })
+        .collect();
+    pids.sort_unstable();
+    pids
+}
+
 /// Whether this coordinator serves what only a leader does.
-fn leads(endpoint: &str) -> bool {
+pub fn leads(endpoint: &str) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

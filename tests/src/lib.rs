@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
 mod cluster;
+mod compare;
 mod etcd;
 mod feed;
 mod images;
@@ -12,7 +13,8 @@ mod job;
 mod programs;
 mod ran;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, leads, ranks_below};
+pub use compare::{assert_close, assert_same_losses, weights};
 pub use etcd::Etcd;
 pub use feed::Feed;
 pub use images::{as_cifar, as_folder, as_shards, subset};

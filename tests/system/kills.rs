@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use espalier_random::{ChaCha8Rng, Rng as _, Stream, rng};
-use espalier_tests::{Cluster, Feed, TinyJob};
-
-use crate::invariance::weights;
+use espalier_tests::{Cluster, Feed, TinyJob, weights};
 
 /// What is killed.
 #[derive(Clone, Copy, Debug)]

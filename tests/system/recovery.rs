@@ -3,9 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use espalier_tests::{Cluster, Feed, TinyJob};
-
-use crate::invariance::{assert_close, assert_same_losses, weights};
+use espalier_tests::{Cluster, Feed, TinyJob, assert_close, assert_same_losses, weights};
 
 /// Steps of a job: long enough for what is killed to be missed, and to come back.
 const TOTAL: u64 = 120;

@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use espalier_tests::{Cluster, Feed, TinyJob};
-
-use crate::invariance::weights;
+use espalier_tests::{Cluster, Feed, TinyJob, weights};
 
 /// The tensors of a training checkpoint.
 const TRAINING: [&str; 3] = [

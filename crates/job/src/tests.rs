@@ -57,6 +57,19 @@ fn a_good_job_parses_and_goes_back_to_the_same() {
 }
 
 #[test]
+fn every_example_is_a_good_job() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let files = std::fs::read_dir(folder).unwrap();
+    let mut count = 0;
+    for file in files.map(|file| file.unwrap().path()) {
+        let job = parse(&std::fs::read_to_string(&file).unwrap());
+        assert!(job.is_ok(), "{}: {}", file.display(), job.unwrap_err());
+        count += 1;
+    }
+    assert!(count >= 4);
+}
+
+#[test]
 fn one_change_gives_one_problem() {
     let cases = [
         ("name = \"small\"\n\n", "\n\n", "name: missing"),

@@ -1,9 +1,10 @@
 //! How fast a folder is pushed and pulled on this machine, beside hashing the same bytes on one core and
 //! copying them, and how much memory that takes: `cargo run --release -p espalier-registry --example transfer -- 1`
-//! for 1 GiB. Registry and client are threads of this process and share its cores.
+//! for 1 GiB. The registry is another process of this program; they share the machine's cores.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,18 +19,24 @@ use tonic::transport::server::TcpIncoming;
 /// Bytes of a tensor: 16 MiB of f32.
 const TENSOR: usize = 16 << 20;
 
+/// First argument of the process that is the registry; the second is its folder.
+const SERVE: &str = "serve";
+
 fn main() -> anyhow::Result<()> {
-    let gib: usize = match std::env::args().nth(1) {
-        Some(text) => text.parse().context("the argument is a number of GiB")?,
-        None => 1,
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(run(gib * (1 << 30) / TENSOR))
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [SERVE, dir] => runtime.block_on(serve(Path::new(dir))),
+        [] => runtime.block_on(run(1)),
+        [gib] => runtime.block_on(run(gib.parse().context("the argument is a number of GiB")?)),
+        _ => anyhow::bail!("one argument: a number of GiB"),
+    }
 }
 
-async fn run(tensors: usize) -> anyhow::Result<()> {
+async fn run(gib: usize) -> anyhow::Result<()> {
+    let tensors = gib * (1 << 30) / TENSOR;
     let dir = tempfile::tempdir()?;
     let folder = dir.path().join("model");
     std::fs::create_dir(&folder)?;
@@ -52,7 +59,8 @@ async fn run(tensors: usize) -> anyhow::Result<()> {
         copying / hashing
     );
 
-    let client = Client::connect(&serve(dir.path()).await?).await?;
+    let registry = Registry::start(dir.path())?;
+    let client = Client::connect(&registry.endpoint).await?;
     let request = PublishRequest::new("model", Kind::Model);
     let show = |what: &str, speed: f64| {
         println!(
@@ -61,7 +69,6 @@ async fn run(tensors: usize) -> anyhow::Result<()> {
             speed / copying
         );
     };
-    let before = peak_rss();
     let started = Instant::now();
     let pushed = client.push_folder(&folder, &request, |_, _| {}).await?;
     show("push                ", per_second(started));
@@ -78,30 +85,60 @@ async fn run(tensors: usize) -> anyhow::Result<()> {
         pushed.moved.moved_bytes, again.moved.moved_bytes
     );
     println!(
-        "peak memory {:.0} MB before, {:.0} MB after",
-        before,
-        peak_rss()
+        "peak memory: client {:.0} MB, registry {:.0} MB",
+        peak_rss(std::process::id()),
+        peak_rss(registry.process.id())
     );
     Ok(())
 }
 
-/// Starts a registry in the folder; gives its endpoint.
-async fn serve(dir: &Path) -> anyhow::Result<String> {
+/// The other process; it ends with this value.
+struct Registry {
+    process: Child,
+    endpoint: String,
+}
+
+impl Registry {
+    fn start(dir: &Path) -> anyhow::Result<Self> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg(SERVE)
+            .arg(dir)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut endpoint = String::new();
+        let output = process.stdout.take().context("the registry's output")?;
+        BufReader::new(output).read_line(&mut endpoint)?;
+        Ok(Self {
+            process,
+            endpoint: endpoint.trim().to_owned(),
+        })
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A registry in the folder, which prints its endpoint and serves until it is killed.
+async fn serve(dir: &Path) -> anyhow::Result<()> {
     let store = Store::open(dir.join("state.redb"), Options::default()).await?;
     let blobs = Blobs::open(dir.join("blobs")).await?;
     let leader = store.campaign("bench").await?;
     let service = RegistryService::new(blobs, leader, Arc::new(NoJobs)).into_server();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let endpoint = format!("http://{}", listener.local_addr()?);
+    println!("http://{}", listener.local_addr()?);
     let window = 2 * espalier_proto::MAX_REGISTRY_MESSAGE as u32;
-    let server = Server::builder()
+    Server::builder()
         .initial_stream_window_size(window)
         .initial_connection_window_size(window)
         .add_service(service)
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
-    // It ends with the process.
-    tokio::spawn(server);
-    Ok(endpoint)
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+        .await?;
+    Ok(())
 }
 
 /// Random weights between -1 and 1, as trained ones are no easier to compress.
@@ -145,9 +182,9 @@ fn hash(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Most memory that this process has had, in MB.
-fn peak_rss() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+/// Most memory that a process has had, in MB.
+fn peak_rss(process: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
     kib.unwrap_or_default() * 1024.0 / 1e6

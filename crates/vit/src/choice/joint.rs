@@ -47,6 +47,7 @@ impl Probabilities {
         };
         cells[nothing.cell()] = Some(nothing);
         let mut steps: Vec<Vec<Step>> = Vec::with_capacity(self.modules.len());
+        let to_come = self.to_come(cost);
         for (m, (candidates, &margin)) in self.modules.iter().zip(margins).enumerate() {
             let none = Step {
                 before: 0,
@@ -58,8 +59,8 @@ impl Probabilities {
                 for (k, candidate) in candidates.iter().enumerate() {
                     for runs in [true, false] {
                         let with = partial.with(m, candidate, runs, margin, cost);
-                        // Nothing that is added later brings it back.
-                        if with.kept > *budget.end() || with.spent > *total.end() {
+                        // It would only take the cell of one that arrives.
+                        if !with.may_meet(to_come[m + 1], budget, total) {
                             continue;
                         }
                         let cell = with.cell();
@@ -93,6 +94,23 @@ impl Probabilities {
             ..self.choice(cost, &chosen, budget)
         })
     }
+
+    /// For each m = 0 ..= M the least and the most that modules m .. M add to F / F_full.
+    fn to_come(&self, cost: &Cost) -> Vec<(f64, f64)> {
+        let mut to_come = vec![(0.0, 0.0)];
+        for (m, candidates) in self.modules.iter().enumerate().rev() {
+            let shares = candidates
+                .iter()
+                .map(|candidate| cost.module(m, candidate.size, 1.0) / cost.dense());
+            let (least, most) = shares.fold((f64::INFINITY, 0.0_f64), |(least, most), share| {
+                (least.min(share), most.max(share))
+            });
+            let (least_after, most_after) = to_come[to_come.len() - 1];
+            to_come.push((least + least_after, most + most_after));
+        }
+        to_come.reverse();
+        to_come
+    }
 }
 
 impl Partial {
@@ -116,6 +134,22 @@ impl Partial {
             kept: self.kept + share(1.0),
             spent: self.spent + share(if runs { 1.0 } else { 0.0 }),
         }
+    }
+
+    /// Whether modules that add `least` to `most` can bring it into both budgets. Those that do not run
+    /// spend nothing.
+    fn may_meet(
+        &self,
+        (least, most): (f64, f64),
+        budget: &RangeInclusive<f64>,
+        total: &RangeInclusive<f64>,
+    ) -> bool {
+        // Shares are summed in another order than here, so that an edge may be missed by rounding.
+        let slack = 1e-12;
+        self.kept + least <= budget.end() + slack
+            && self.kept + most >= budget.start() - slack
+            && self.spent <= total.end() + slack
+            && self.spent + most >= total.start() - slack
     }
 
     fn cell(&self) -> usize {

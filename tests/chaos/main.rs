@@ -1,0 +1,177 @@
+//! Minutes of faults on a site of eight hosts, each in a network namespace: three members of etcd, two
+//! coordinators, three workers. Every job that is submitted meanwhile ends as one that nothing happened to.
+#![forbid(unsafe_code)]
+// The exemption for tests does not reach their helpers.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+mod faults;
+mod network;
+mod site;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use espalier_random::{Stream, rng};
+use espalier_tests::{Feed, TinyJob, assert_close, assert_same_losses, weights};
+use serde_json::Value;
+
+use faults::Fault;
+use site::Site;
+
+/// Steps of a job: enough for several faults.
+const TOTAL: u64 = 240;
+
+/// Longest that a job may take once nothing disturbs it any more.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+#[test]
+#[ignore = "takes ten minutes, and needs root: make chaos"]
+fn every_job_ends_as_if_nothing_had_happened() {
+    let minutes: f64 = setting("ESPALIER_CHAOS_MINUTES").unwrap_or(10.0);
+    let seed: u64 = setting("ESPALIER_CHAOS_SEED").unwrap_or_else(fresh_seed);
+    println!("ESPALIER_CHAOS_SEED={seed} ESPALIER_CHAOS_MINUTES={minutes}");
+    let mut site = match Site::start() {
+        Ok(site) => site,
+        Err(why) => {
+            eprintln!("SKIPPED, NOT TESTED: this machine has no hosts for it: {why}");
+            return;
+        }
+    };
+    let straight = Straight::run(&site);
+
+    let start = Instant::now();
+    let over = || start.elapsed().as_secs_f64() > 60.0 * minutes;
+    let (mut jobs, mut faults) = (0, 0);
+    while !over() {
+        let job_id = submit(&site, &format!("job-{jobs}"));
+        while !over() && state(&site, &job_id).is_none_or(|state| !is_end(&state)) {
+            let mut random = rng(seed, Stream::Shuffle, faults, 0);
+            let fault = Fault::draw(&mut random);
+            let (lasts, pause) = (Fault::duration(&mut random), Fault::pause(&mut random));
+            let at = start.elapsed().as_secs_f64();
+            println!("{at:6.1} s  {fault} for {:.1} s", lasts.as_secs_f64());
+            fault.inject(&mut site);
+            std::thread::sleep(lasts);
+            fault.undo(&mut site);
+            std::thread::sleep(pause);
+            faults += 1;
+        }
+        straight.compare(&site, &job_id, &format!("job-{jobs}"));
+        jobs += 1;
+    }
+    println!("{jobs} jobs and {faults} faults");
+}
+
+/// A run that nothing happened to.
+struct Straight {
+    feed: Feed,
+    weights: Vec<u8>,
+}
+
+impl Straight {
+    fn run(site: &Site) -> Self {
+        let job_id = submit(site, "straight");
+        let (feed, weights) = succeeded(site, &job_id, "straight");
+        Self { feed, weights }
+    }
+
+    /// Waits for the end of a job that was disturbed, and holds it against this one.
+    #[track_caller]
+    fn compare(&self, site: &Site, job_id: &str, name: &str) {
+        let (feed, weights) = succeeded(site, job_id, name);
+        let (job, recoveries) = (describe(site, job_id), feed.recoveries().len());
+        println!(
+            "{name}: {recoveries} recoveries in memory, restarts {}",
+            job.unwrap()["restarts"]
+        );
+        assert_same_losses(&self.feed, &feed);
+        assert_close(&self.weights, &weights);
+    }
+}
+
+/// Submits a job of this name until it is acknowledged; the answer is its id.
+#[track_caller]
+fn submit(site: &Site, name: &str) -> String {
+    let job = TinyJob {
+        workers: 3,
+        min_workers: Some(1),
+        search: 90,
+        tune: TOTAL - 90,
+        every: 60,
+        name: name.to_owned(),
+        ..TinyJob::new(&site.data())
+    };
+    let file = site.folder(&format!("{name}.toml"));
+    std::fs::write(&file, job.toml()).unwrap();
+    let mut job_id = None;
+    let start = Instant::now();
+    while job_id.is_none() {
+        let file = file.to_str().unwrap();
+        let ran = site.cli(&["job", "submit", "-f", file, "--request-id", name]);
+        assert!(
+            start.elapsed() < PATIENCE,
+            "submitting {name}: {}",
+            ran.stderr
+        );
+        job_id = (ran.code == 0).then(|| ran.stdout.trim().to_owned());
+    }
+    job_id.unwrap()
+}
+
+/// Waits for the job's success; gives its feed and the published weights.
+#[track_caller]
+fn succeeded(site: &Site, job_id: &str, name: &str) -> (Feed, Vec<u8>) {
+    let start = Instant::now();
+    let end = loop {
+        match state(site, job_id) {
+            Some(end) if is_end(&end) => break end,
+            last => assert!(start.elapsed() < PATIENCE, "{name} does not end: {last:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    site.wait("a coordinator to lead", |site| site.leader().is_some());
+    let leader = site.leader().unwrap();
+    let feed = Feed::read(&site.endpoint_of(&leader), job_id);
+    assert_eq!(end, "SUCCEEDED", "{name}: {:#?}", feed.story());
+    feed.assert_ledger(TOTAL);
+    let target = site.folder(&format!("{name}-pulled"));
+    let pulled = site.cli(&[
+        "checkpoint",
+        "pull",
+        &format!("{name}:latest"),
+        text(&target),
+    ]);
+    assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    (feed, weights(&target))
+}
+
+/// The job as JSON; `None` while nobody can say.
+fn describe(site: &Site, job_id: &str) -> Option<Value> {
+    let ran = site.cli(&["job", "describe", job_id, "-o", "json"]);
+    serde_json::from_str(&ran.stdout).ok()
+}
+
+fn state(site: &Site, job_id: &str) -> Option<String> {
+    Some(describe(site, job_id)?["state"].as_str()?.to_owned())
+}
+
+fn is_end(state: &str) -> bool {
+    ["SUCCEEDED", "FAILED", "CANCELLED"].contains(&state)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    match text.parse() {
+        Ok(value) => Some(value),
+        Err(_) => panic!("{name}={text} is no number"),
+    }
+}
+
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap().as_secs()
+}
