@@ -1,6 +1,6 @@
 # Each target is one line of set-up and one script or cargo command; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint docs experiments chaos reference test-python clean-cache
+.PHONY: help setup build demo test sim sim-mutants lint docs experiments chaos reference test-python clean-cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +16,12 @@ demo: build ## train, compress, publish, pull and evaluate on Fashion-MNIST
 
 test: ## set up and run every check and test, as CI does
 	@scripts/test
+
+sim: setup ## simulate clusters under faults, from seed FIRST on (SEEDS=200 FIRST=0; docs/simulation.md)
+	cargo run --locked -p espalier-sim -- many --first $(or $(FIRST),0) --seeds $(or $(SEEDS),200) --at-a-time $$(nproc)
+
+sim-mutants: setup ## let the simulation catch deliberately wrong variants of the product
+	cargo run --locked -p espalier-sim --features mutants -- mutants --at-a-time $$(nproc)
 
 lint: setup ## check formatting, lints, and the dependencies' licences and sources
 	@scripts/lint

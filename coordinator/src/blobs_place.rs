@@ -4,14 +4,14 @@
 //! garbage.
 
 use std::fmt;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use espalier_registry::{Blobs, Bucket, Patience, RegistryError};
+use espalier_registry::{Blobs, Bucket, Patience, RegistryError, blocking};
 use espalier_store::{Compare, Leader, Op, Store, Txn};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt as _;
 
 use crate::codec::{decode, encode};
 use crate::error::Error;
@@ -234,25 +234,31 @@ impl Place {
 }
 
 async fn read_line(path: &Path) -> Result<Option<String>, PlaceError> {
-    match tokio::fs::read_to_string(path).await {
+    let path = path.to_owned();
+    blocking(move || match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(PlaceError::Io {
             action: "read",
-            path: path.to_owned(),
+            path,
             source,
         }),
-    }
+    })
+    .await
 }
 
 /// Makes a file of one line, there whole and durably or not at all.
 async fn write_whole(dir: &Path, path: &Path, line: &str) -> std::io::Result<()> {
-    let partial = path.with_extension("partial");
-    let mut file = tokio::fs::File::create(&partial).await?;
-    file.write_all(format!("{line}\n").as_bytes()).await?;
-    file.sync_all().await?;
-    tokio::fs::rename(&partial, path).await?;
-    tokio::fs::File::open(dir).await?.sync_all().await
+    let (dir, path, line) = (dir.to_owned(), path.to_owned(), format!("{line}\n"));
+    blocking(move || {
+        let partial = path.with_extension("partial");
+        let mut file = File::create(&partial)?;
+        file.write_all(line.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        File::open(dir)?.sync_all()
+    })
+    .await
 }
 
 async fn known(store: &Store) -> Result<Option<Claim>, Error> {

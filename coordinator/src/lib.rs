@@ -39,6 +39,8 @@ mod worker;
 pub use auth::{AdminTokenError, AuditError, Auth, AuthOptions};
 pub use blobs_place::PlaceError;
 pub use error::Error;
-pub use server::{BlobsOptions, Options, Secrets, ServeError, StoreOptions, run};
+pub use server::{
+    BlobsOptions, Connection, Options, Secrets, ServeError, StoreOptions, run, run_on,
+};
 pub use tls::{TlsError, TlsFiles};
 pub use worker::WorkerRecord;

@@ -15,6 +15,7 @@ use espalier_registry::{MirrorOptions, RegistryError, RegistryService};
 use espalier_store::{EtcdOptions, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::server::NamedService as _;
@@ -25,12 +26,13 @@ use tracing::warn;
 
 use crate::api::{Jobs, Workers};
 use crate::args;
-use crate::auth::{AdminTokenError, AuditError, AuthOptions, Tokens};
+use crate::auth::{AdminTokenError, AuditError, AuthOptions, Guard, Tokens};
 use crate::blobs_place::{Place, PlaceError};
 use crate::error::Error;
 use crate::role::{Leading, Led, Role};
 use crate::term;
 use crate::tls::TlsError;
+pub use door::Connection;
 use door::Door;
 
 /// What health is told of.
@@ -211,6 +213,27 @@ pub async fn run(
     ended
 }
 
+/// Runs a coordinator on a store that is open and on connections from anywhere, until `stop`. The
+/// registry's chunks are in `data_dir`; the store is taken for shared if the options say so.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on<I, C>(
+    options: &Options,
+    store: &Store,
+    incoming: I,
+    stop: CancellationToken,
+) -> Result<(), ServeError>
+where
+    I: Stream<Item = std::io::Result<C>>,
+    C: Connection,
+{
+    let place = Place::open(options).await?;
+    place.check(store).await?;
+    let serve = |routes, guard, halt| door::serve_on(incoming, routes, guard, halt);
+    coordinate(options, store, &place, serve, stop).await
+}
+
 async fn on(
     options: &Options,
     store: &Store,
@@ -220,18 +243,24 @@ async fn on(
     let place = Place::open(options).await?;
     place.check(store).await?;
     match options.role {
-        args::Role::All => coordinate(options, store, &place, door, stop).await,
+        args::Role::All => {
+            let serve = |routes, guard, halt| door.serve(routes, guard, halt);
+            coordinate(options, store, &place, serve, stop).await
+        }
         args::Role::Registry => registry::serve_alone(options, store, &place, door, stop).await,
     }
 }
 
-async fn coordinate(
+async fn coordinate<F>(
     options: &Options,
     store: &Store,
     place: &Place,
-    door: Door,
+    serve: impl FnOnce(Routes, Guard, CancellationToken) -> F,
     stop: CancellationToken,
-) -> Result<(), ServeError> {
+) -> Result<(), ServeError>
+where
+    F: Future<Output = Result<(), ServeError>>,
+{
     let guard = door::guard(options, store)?;
     let (leading, seen) = watch::channel(None);
     let role = Role::new(store.clone(), options.advertise.clone(), seen.clone());
@@ -250,7 +279,7 @@ async fn coordinate(
                 () = halt.cancelled() => {}
             }
         }
-        let served = door.serve(routes, guard, halt.clone()).await;
+        let served = serve(routes, guard, halt.clone()).await;
         halt.cancel();
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {

@@ -12,10 +12,16 @@
 
 pub mod agent;
 pub mod args;
+#[cfg(feature = "rank")]
 pub mod bench;
+#[cfg(feature = "rank")]
 pub mod eval;
+#[cfg(feature = "rank")]
 mod flips;
 pub mod ipc;
+#[cfg(feature = "rank")]
 pub mod latency_table;
+#[cfg(feature = "rank")]
 pub mod rank;
+#[cfg(feature = "rank")]
 mod turns;

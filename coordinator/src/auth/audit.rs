@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use espalier_registry::Digest;
+use espalier_registry::{Digest, blocking};
 use serde::Serialize;
 use tonic::body::Body;
 use tonic::codegen::http;
@@ -181,9 +181,7 @@ impl Audit {
 
     async fn append(&self, entry: Entry, sync: bool) -> io::Result<()> {
         let audit = self.clone();
-        tokio::task::spawn_blocking(move || audit.write(entry, sync))
-            .await
-            .map_err(io::Error::other)?
+        blocking(move || audit.write(entry, sync)).await
     }
 
     fn write(&self, mut entry: Entry, sync: bool) -> io::Result<()> {

@@ -26,7 +26,10 @@ impl Control {
     pub(super) async fn submit(&mut self, submission: Submission) -> Result<Snapshot, Error> {
         let request_key = keys::request(&submission.request_id);
         for _ in 0..ATTEMPTS {
-            if let Some(earlier) = self.store().get(&request_key).await? {
+            let earlier = self.store().get(&request_key).await?;
+            #[cfg(feature = "mutants")]
+            let earlier = earlier.filter(|_| !espalier_mutants::is("submit-twice"));
+            if let Some(earlier) = earlier {
                 return self
                     .answer_again(decode(&earlier)?, &submission.spec_toml)
                     .await;
@@ -46,6 +49,14 @@ impl Control {
             let now = wall();
             let spec_toml = submission.spec_toml.clone();
             let record = Record::accepted(id.clone(), &submission.spec, spec_toml, now);
+            #[cfg(feature = "mutants")]
+            if espalier_mutants::is("early-answer") {
+                return Ok(Snapshot {
+                    record,
+                    revision: espalier_store::Revision(0),
+                    gang: None,
+                });
+            }
             let txn = Edit::accept(record, now)
                 .into_txn(self.store())
                 .await?
@@ -53,6 +64,15 @@ impl Control {
                 .when(Compare::unchanged(keys::JOB_COUNTER, counter.as_ref()))
                 .then(Op::put(request_key.clone(), encode(&id)))
                 .then(Op::put(keys::JOB_COUNTER, encode(&number)));
+            #[cfg(feature = "mutants")]
+            let txn = if espalier_mutants::is("submit-twice") {
+                espalier_store::Txn {
+                    compares: Vec::new(),
+                    ..txn
+                }
+            } else {
+                txn
+            };
             if let Outcome::Committed(_) = self.leader.commit(txn).await? {
                 info!(job = %id, name = submission.spec.name, "job accepted");
                 return self.reload(&id).await;

@@ -293,6 +293,10 @@ impl Control {
     }
 
     fn used(&self, worker: &str) -> u32 {
+        #[cfg(feature = "mutants")]
+        if espalier_mutants::is("oversubscribed") {
+            return 0;
+        }
         let of_job = |tracked: &Tracked| {
             let recruits = tracked.job.record.recruits.iter();
             let recruits = recruits.filter(|r| r.worker_id == worker).count();

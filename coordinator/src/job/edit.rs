@@ -288,6 +288,10 @@ impl Edit {
                 None => Compare::Absent(gang_key.clone()),
             })
             .then(Op::put(record_key, encode(&self.record)));
+        #[cfg(feature = "mutants")]
+        if espalier_mutants::is("blind-edit") && self.before.revision != Revision(0) {
+            txn.compares.clear();
+        }
         match &self.gang {
             GangEdit::Keep => {}
             GangEdit::Put(gang) => txn = txn.then(Op::put(gang_key, encode(gang))),

@@ -42,8 +42,37 @@ impl Snapshot {
         })
     }
 
-    /// Completes a job whose record was read.
+    /// Completes a job whose record was read. Who writes a gang writes the record with it: where the two
+    /// do not fit, somebody did between the reads, and the record is read again.
     pub(crate) async fn with_gang(store: &Store, entry: &Entry) -> Result<Self, Error> {
+        let mut job = Self::beside(store, entry).await?;
+        for _ in 0..ATTEMPTS {
+            if job.fits() {
+                break;
+            }
+            match store.get(&entry.key).await? {
+                Some(again) if again.mod_revision != job.revision => {
+                    job = Self::beside(store, &again).await?;
+                }
+                _ => break,
+            }
+        }
+        Ok(job)
+    }
+
+    /// Record and gang may be of one moment: the gang is not newer, and is there if the state asks for one.
+    fn fits(&self) -> bool {
+        #[cfg(feature = "mutants")]
+        if espalier_mutants::is("torn-read") {
+            return true;
+        }
+        match &self.gang {
+            Some((_, generation)) => *generation <= self.revision,
+            None => !self.record.state.has_gang(),
+        }
+    }
+
+    async fn beside(store: &Store, entry: &Entry) -> Result<Self, Error> {
         let record: Record = decode(entry)?;
         let gang = match store.get(&keys::gang(&record.job_id)).await? {
             Some(gang) => Some((decode(&gang)?, gang.mod_revision)),
@@ -100,5 +129,64 @@ impl Snapshot {
     pub(crate) fn wire(&self) -> v1::Job {
         let gang = self.gang.as_ref().map(|(gang, _)| gang);
         wire(&self.record, gang, self.generation())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use espalier_store::{Op, Options, Txn};
+
+    use super::*;
+    use crate::codec::encode;
+    use crate::job::{Formation, Member, Seat, State};
+
+    fn record(state: State) -> Record {
+        let spec = include_str!("../../../examples/fashion-mnist-dense.toml");
+        let spec = spec.replace("../.cache", "/data");
+        let job = espalier_job::Job::parse(&spec).unwrap();
+        let mut record = Record::accepted(JobId::numbered(1), &job, spec, 0);
+        record.state = state;
+        record
+    }
+
+    #[tokio::test]
+    async fn a_record_and_a_gang_of_two_moments_are_read_again() {
+        let store = Store::in_memory(Options::default()).await.unwrap();
+        let leader = store.campaign("a").await.unwrap();
+        let id = JobId::numbered(1);
+        let gang = Gang {
+            members: vec![Member {
+                worker_id: "w".to_owned(),
+                incarnation: "i".to_owned(),
+                first_rank: 0,
+                seats: vec![Seat {
+                    id: 1,
+                    holds: false,
+                }],
+            }],
+            formation: Formation::Fresh,
+            since: 0,
+            reason: String::new(),
+        };
+        let job = |state| Op::put(keys::job(&id), encode(&record(state)));
+        let queued = Txn::new().then(job(State::Queued));
+        leader.commit(queued).await.unwrap();
+        let before = store.get(&keys::job(&id)).await.unwrap().unwrap();
+        let placed = Txn::new()
+            .then(job(State::Placing))
+            .then(Op::put(keys::gang(&id), encode(&gang)));
+        leader.commit(placed).await.unwrap();
+        let whole = Snapshot::with_gang(&store, &before).await.unwrap();
+        assert_eq!(whole.record.state, State::Placing);
+        assert_eq!(whole.generation(), whole.revision.0);
+
+        let before = store.get(&keys::job(&id)).await.unwrap().unwrap();
+        let ended = Txn::new()
+            .then(job(State::Succeeded))
+            .then(Op::delete(keys::gang(&id)));
+        leader.commit(ended).await.unwrap();
+        let whole = Snapshot::with_gang(&store, &before).await.unwrap();
+        assert_eq!(whole.record.state, State::Succeeded);
+        assert!(whole.gang.is_none());
     }
 }

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use espalier_proto::MAX_REGISTRY_MESSAGE;
 use espalier_store::Store;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 use tracing::{info, warn};
 
 use super::{DRAIN, Options, ServeError, StoreOptions};
@@ -64,43 +66,57 @@ impl Door {
         guard: Guard,
         halt: CancellationToken,
     ) -> Result<(), ServeError> {
-        let failed = |error: &dyn std::error::Error| ServeError::Serve(error.to_string());
         info!(address = %self.address, encrypted = self.tls.is_some(), "listening");
-        let router = Server::builder()
-            .http2_keepalive_interval(Some(KEEP_ALIVE))
-            .http2_keepalive_timeout(Some(KEEP_ALIVE))
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .layer(guard)
-            .add_routes(routes);
-        let server = async {
-            let Some(tls) = self.tls else {
-                let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
-                return router
-                    .serve_with_incoming_shutdown(incoming, halt.cancelled())
-                    .await;
-            };
-            let (accepted, incoming) = mpsc::channel(ACCEPTED);
-            let incoming = ReceiverStream::new(incoming);
-            let served = router.serve_with_incoming_shutdown(incoming, halt.cancelled());
-            tokio::pin!(served);
-            tokio::select! {
-                served = &mut served => return served,
-                () = tls.accept(self.listener, accepted) => {}
-                () = halt.cancelled() => {}
-            }
-            served.await
+        let Some(tls) = self.tls else {
+            let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
+            return serve_on(incoming, routes, guard, halt).await;
         };
-        let overdue = async {
-            halt.cancelled().await;
-            tokio::time::sleep(DRAIN).await;
-        };
+        let (accepted, incoming) = mpsc::channel(ACCEPTED);
+        let incoming = ReceiverStream::new(incoming);
+        let served = serve_on(incoming, routes, guard, halt.clone());
+        tokio::pin!(served);
         tokio::select! {
-            served = server => served.map_err(|e| failed(&e)),
-            () = overdue => {
-                warn!("connections were still open when the time to drain was over");
-                Ok(())
-            }
+            served = &mut served => return served,
+            () = tls.accept(self.listener, accepted) => {}
+            () = halt.cancelled() => {}
+        }
+        served.await
+    }
+}
+
+/// The server's end of a connection.
+pub trait Connection: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static {}
+
+impl<C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static> Connection for C {}
+
+/// Serves connections until `halt`, then drains for a bounded time.
+pub(super) async fn serve_on<I, C>(
+    incoming: I,
+    routes: Routes,
+    guard: Guard,
+    halt: CancellationToken,
+) -> Result<(), ServeError>
+where
+    I: Stream<Item = std::io::Result<C>>,
+    C: Connection,
+{
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .layer(guard)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, halt.cancelled());
+    let overdue = async {
+        halt.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = server => served.map_err(|error| ServeError::Serve(error.to_string())),
+        () = overdue => {
+            warn!("connections were still open when the time to drain was over");
+            Ok(())
         }
     }
 }

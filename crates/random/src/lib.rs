@@ -46,6 +46,8 @@ pub enum Stream {
     Erase = 22,
     /// Shares and rectangles of mixed images: (step, micro-batch).
     Mix = 23,
+    /// What happens to a simulated cluster, no job's: (what is drawn, 0).
+    Simulation = 1000,
 }
 
 /// The generator for (`seed`, `stream`, `a`, `b`).

@@ -40,6 +40,7 @@ pub use client::{
 pub use clock::{Clock, SystemClock};
 pub use digest::Digest;
 pub use errors::{ERROR_DOMAIN, RegistryError};
+pub use files::blocking;
 pub use filter::{Filter, FilterError};
 pub use hook::{HookPlan, NoJobs, PublishHook};
 pub use manifest::{FileEntry, Kind, Lineage, MAX_FILES, MAX_MANIFEST, Manifest, ManifestError};

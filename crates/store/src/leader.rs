@@ -89,6 +89,10 @@ impl Leader {
         txn.validate(self.store.limits())?;
         txn.compares
             .push(Compare::ModRevision(LEADER_KEY.to_owned(), self.fence()));
+        #[cfg(feature = "mutants")]
+        if espalier_mutants::is("no-fence") {
+            txn.compares.pop();
+        }
         let outcome = self.store.backend().commit(&self.term, txn).await?;
         if outcome == Outcome::Conflict {
             self.check().await?;

@@ -18,6 +18,8 @@ mod error;
 mod etcd;
 mod leader;
 mod range;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulated;
 mod store;
 mod txn;
 mod watch;

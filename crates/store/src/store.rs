@@ -47,6 +47,15 @@ impl Store {
         Ok(Self(Arc::new(Etcd::connect(options).await?)))
     }
 
+    /// One process's way to a store in memory that several of a simulation share.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn simulated(
+        memory: crate::simulated::Memory,
+        wire: Arc<dyn crate::simulated::Wire>,
+    ) -> Self {
+        Self(Arc::new(crate::simulated::Remote::new(memory, wire)))
+    }
+
     /// Largest transaction that it takes.
     pub fn limits(&self) -> Limits {
         self.0.limits()

@@ -6,15 +6,17 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf,
+    split,
+};
+use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::outside::{Duplex, Exit, Listener};
 use super::push::PushError;
-use super::roster::Exit;
 use crate::ipc::{CheckpointKind, FromRank, IpcError, MAX_LINE, ToRank, decode, encode};
 
 /// Time for a connection to say hello, and for a rank to take a message.
@@ -56,7 +58,7 @@ pub(super) struct Handed {
 }
 
 /// The way to a rank.
-pub(super) struct Sender(OwnedWriteHalf);
+pub(super) struct Sender(WriteHalf<Box<dyn Duplex>>);
 
 impl Sender {
     /// Sends a message; a rank that does not take it in time is as good as gone.
@@ -85,12 +87,12 @@ fn short_path(folder: &File) -> PathBuf {
 }
 
 /// Serves connections until dropped.
-pub(super) async fn accept(listener: UnixListener, events: mpsc::Sender<Event>) {
+pub(super) async fn accept(mut listener: Box<dyn Listener>, events: mpsc::Sender<Event>) {
     let mut served = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if served.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     served.spawn(serve(stream, events.clone()));
                 }
                 Err(error) => {
@@ -103,8 +105,8 @@ pub(super) async fn accept(listener: UnixListener, events: mpsc::Sender<Event>) 
     }
 }
 
-async fn serve(stream: UnixStream, events: mpsc::Sender<Event>) {
-    let (reader, writer) = stream.into_split();
+async fn serve(stream: Box<dyn Duplex>, events: mpsc::Sender<Event>) {
+    let (reader, writer) = split(stream);
     let mut reader = BufReader::new(reader);
     let seat = match timeout(PROMPT, read(&mut reader)).await {
         Ok(Ok(Some(FromRank::Hello { seat }))) => seat,
@@ -143,7 +145,9 @@ async fn serve(stream: UnixStream, events: mpsc::Sender<Event>) {
     let _ = events.send(Event::Disconnected { seat }).await;
 }
 
-async fn read(reader: &mut BufReader<OwnedReadHalf>) -> Result<Option<FromRank>, IpcError> {
+async fn read(
+    reader: &mut BufReader<ReadHalf<Box<dyn Duplex>>>,
+) -> Result<Option<FromRank>, IpcError> {
     let mut line = Vec::new();
     reader
         .take(MAX_LINE as u64)
@@ -154,6 +158,8 @@ async fn read(reader: &mut BufReader<OwnedReadHalf>) -> Result<Option<FromRank>,
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixStream;
+
     use super::*;
 
     #[tokio::test]
@@ -166,7 +172,7 @@ mod tests {
 
         let (events, mut received) = mpsc::channel(4);
         let mut served = JoinSet::new();
-        served.spawn(accept(listener, events));
+        served.spawn(accept(Box::new(listener), events));
         let folder = File::open(&deep).unwrap();
         let mut rank = UnixStream::connect(short_path(&folder)).await.unwrap();
         for message in [FromRank::Hello { seat: 3 }, FromRank::Done] {

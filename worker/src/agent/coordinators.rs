@@ -7,11 +7,14 @@ use anyhow::{Context as _, bail};
 use espalier_auth::{Access, AccessError};
 use espalier_registry::{Client, ClientError};
 use tonic::Request;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
+
+use super::outside::Outside;
 
 /// The coordinators. Clones share which one is asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Coordinators {
+    outside: Arc<dyn Outside>,
     given: Arc<[String]>,
     access: Access,
     current: Arc<Mutex<String>>,
@@ -22,7 +25,11 @@ impl Coordinators {
     ///
     /// # Errors
     /// One that cannot be asked so, or that there is none.
-    pub(super) fn new(given: &[String], access: Access) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        given: &[String],
+        access: Access,
+        outside: Arc<dyn Outside>,
+    ) -> anyhow::Result<Self> {
         let Some(first) = given.first() else {
             bail!("--coordinator names none");
         };
@@ -31,6 +38,7 @@ impl Coordinators {
         }
         Ok(Self {
             access,
+            outside,
             current: Arc::new(Mutex::new(first.clone())),
             given: given.into(),
         })
@@ -69,12 +77,23 @@ impl Coordinators {
         Ok(request)
     }
 
-    /// A client of the registry of one.
+    /// Connects to one of them.
     ///
     /// # Errors
-    /// As [`Client::connect_as`].
+    /// It cannot be reached.
+    pub(super) async fn dial(
+        &self,
+        endpoint: Endpoint,
+    ) -> Result<Channel, tonic::transport::Error> {
+        self.outside.dial(endpoint).await
+    }
+
+    /// The registry of one of them.
+    ///
+    /// # Errors
+    /// As [`Client::connect_by`].
     pub(super) async fn registry(&self, url: &str) -> Result<Client, ClientError> {
-        Client::connect_as(url, &self.access).await
+        Client::connect_by(url, &self.access, |endpoint| self.dial(endpoint)).await
     }
 
     /// It failed, or said that it does not lead: `leader` does, as `host:port`, or the next may know.
@@ -124,11 +143,12 @@ fn next(given: &[String], failed: &str, leader: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outside::Machine;
     use super::*;
 
     fn given() -> Coordinators {
         let given = ["http://a:1".to_owned(), "http://b:1".to_owned()];
-        Coordinators::new(&given, Access::default()).unwrap()
+        Coordinators::new(&given, Access::default(), Arc::new(Machine)).unwrap()
     }
 
     #[test]
@@ -154,8 +174,9 @@ mod tests {
     #[test]
     fn what_is_no_url_is_refused() {
         let given = ["http://a:1".to_owned(), "not a url".to_owned()];
-        let refused = Coordinators::new(&given, Access::default()).unwrap_err();
+        let machine = || Arc::new(Machine);
+        let refused = Coordinators::new(&given, Access::default(), machine()).unwrap_err();
         assert!(format!("{refused:#}").contains("not a url"), "{refused:#}");
-        assert!(Coordinators::new(&[], Access::default()).is_err());
+        assert!(Coordinators::new(&[], Access::default(), machine()).is_err());
     }
 }

@@ -16,8 +16,8 @@ use super::connection::{Event, Handed, Sender};
 use super::gang::{Command, Place};
 use super::key::GangKey;
 use super::mailbox::Reporter;
+use super::outside::Spawn;
 use super::push::{PushError, Pusher};
-use super::rank_process::{self, Spawn};
 use super::report::{RankStatus, Report};
 use super::roster::Roster;
 use crate::ipc::{self, Fault, FromRank, Group, Start, ToRank};
@@ -95,7 +95,9 @@ impl Crew {
             device: self.place.device,
             run_dir: &self.run_dir,
         };
-        let process = rank_process::start(&spawn, self.reporter.clone(), token.clone())?;
+        let reporter = self.reporter.clone();
+        let logs = Box::new(move |lines| reporter.logs(seat, lines));
+        let process = self.place.outside.start(&spawn, logs, token.clone())?;
         self.roster.add(seat, self.now());
         let events = self.events.clone();
         self.tasks.spawn(async move {

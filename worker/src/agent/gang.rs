@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use espalier_job::Job;
 use espalier_proto::v1::{Recruit, StartGang};
+use espalier_registry::blocking;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -18,6 +20,7 @@ use super::coordinators::Coordinators;
 use super::crew::Crew;
 use super::key::GangKey;
 use super::mailbox::Reporter;
+use super::outside::Outside;
 use super::pulse::Pulse;
 use super::push::Pusher;
 use super::report::RankStatus;
@@ -41,6 +44,8 @@ pub(super) struct Place {
     pub(super) device: Device,
     /// What ranks last said of themselves.
     pub(super) pulse: Pulse,
+    /// Where ranks' processes come from.
+    pub(super) outside: Arc<dyn Outside>,
 }
 
 /// What a crew that runs is told.
@@ -110,7 +115,8 @@ impl Gang {
             self.fail_all(fault, &reason);
         }
         self.reporter.finish();
-        if let Err(error) = tokio::fs::remove_dir_all(&run_dir).await
+        let left = run_dir.clone();
+        if let Err(error) = blocking(move || std::fs::remove_dir_all(left)).await
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(gang = %self.key, path = %run_dir.display(), %error, "folder could not be removed");
@@ -139,11 +145,16 @@ impl Gang {
         };
         let job = Job::parse(self.begin.spec_toml())
             .map_err(|problems| (Fault::User, format!("the job file is refused:\n{problems}")))?;
-        tokio::fs::create_dir_all(run_dir)
+        let made = run_dir.to_owned();
+        blocking(move || std::fs::create_dir_all(made))
             .await
             .map_err(|e| here(e, "make the folder"))?;
         let assets = self.fetch(&job, run_dir).await?;
-        let listener = connection::listen(run_dir).map_err(|e| here(e, "listen on a socket in"))?;
+        let listener = self
+            .place
+            .outside
+            .listen(run_dir)
+            .map_err(|e| here(e, "listen on a socket in"))?;
 
         let (events, received) = mpsc::channel(EVENTS);
         let mut tasks = JoinSet::new();

@@ -13,6 +13,7 @@ mod lines;
 mod logs;
 mod mailbox;
 mod outbox;
+mod outside;
 mod pulse;
 mod push;
 mod rank_process;
@@ -23,6 +24,7 @@ mod state;
 mod supervisor;
 mod throttle;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -38,6 +40,7 @@ use coordinators::Coordinators;
 use identity::Home;
 use mailbox::Mailbox;
 use outbox::Outbox;
+pub use outside::{Duplex, Exit, Listener, Logs, Machine, Outside, RankProcess, Spawn};
 use pulse::Pulse;
 use session::Session;
 use supervisor::Supervisor;
@@ -54,6 +57,19 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// A folder that cannot be used, or an endpoint that is none. Losing the coordinator is no error.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    serve(args, Arc::new(Machine), stop_signal()?).await
+}
+
+/// Serves the coordinator until `stop` ends, with another network and other processes than the
+/// machine's.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(
+    args: AgentArgs,
+    outside: Arc<dyn Outside>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let home = Home::open(&args.dir, args.id.as_deref())?;
     let incarnation = Uuid::new_v4();
     tracing::info!(
@@ -63,7 +79,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     );
 
     let access = Access::new(args.access.clone())?;
-    let coordinators = Coordinators::new(&args.coordinator, access)?;
+    let coordinators = Coordinators::new(&args.coordinator, access, outside.clone())?;
     let mailbox = Mailbox::new(Outbox::new(OUTBOX_LIMIT));
     let pulse = Pulse::default();
     let (orders, received) = mpsc::channel(ORDERS);
@@ -89,6 +105,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     };
     let mut supervisor = Supervisor::new(
         &args,
+        outside,
         coordinators,
         home.runs.clone(),
         mailbox.clone(),
@@ -97,8 +114,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
 
     let stop_session = CancellationToken::new();
     let session = tokio::spawn(session.run(stop_session.clone()));
-    let stopping = stop_signal()?;
-    supervisor.serve(received, stopping).await;
+    supervisor.serve(received, stop).await;
     supervisor.stop_all().await;
     if tokio::time::timeout(DRAIN, mailbox.drained())
         .await

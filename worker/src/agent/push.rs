@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use espalier_job::Job;
 use espalier_proto::v1::StepCommit;
-use espalier_registry::{Alias, ClientError, Digest, Expected, Kind, Lineage, PublishRequest};
+use espalier_registry::{
+    Alias, ClientError, Digest, Expected, Kind, Lineage, PublishRequest, blocking,
+};
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
@@ -97,7 +99,8 @@ impl Pusher {
             sleep(backoff::delay(attempt, self.gang.generation)).await;
             attempt += 1;
         };
-        if let Err(error) = tokio::fs::remove_dir_all(dir).await {
+        let pushed = dir.to_owned();
+        if let Err(error) = blocking(move || std::fs::remove_dir_all(pushed)).await {
             tracing::warn!(path = %dir.display(), %error, "pushed folder could not be removed");
         }
         Ok(digest)

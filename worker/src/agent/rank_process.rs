@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use tokio::process::{Child, Command};
@@ -10,28 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::SOCKET;
 use super::logs;
-use super::mailbox::Reporter;
-use super::roster::Exit;
+use super::outside::{Exit, Logs, Spawn};
 use crate::args::Device;
-
-/// Which rank to start, and where.
-pub(super) struct Spawn<'a> {
-    pub(super) seat: u64,
-    /// Its slot on this worker: the GPU that it sees.
-    pub(super) slot: u32,
-    pub(super) device: Device,
-    /// Folder of the job's ranks, with the agent's socket.
-    pub(super) run_dir: &'a Path,
-}
 
 /// Starts the process. The future ends when the process has ended and its output was read; it is
 /// killed when `kill` is cancelled, or the future is dropped.
 pub(super) fn start(
     spawn: &Spawn<'_>,
-    reporter: Reporter,
+    told: Logs,
     kill: CancellationToken,
 ) -> io::Result<impl Future<Output = Exit> + Send + 'static> {
-    let seat = spawn.seat;
     let mut command = Command::new(std::env::current_exe()?);
     command
         .arg("rank")
@@ -39,7 +26,7 @@ pub(super) fn start(
         // The name alone: the whole path may be longer than the kernel takes for a socket.
         .arg(SOCKET)
         .current_dir(spawn.run_dir)
-        .args(["--seat", &seat.to_string()])
+        .args(["--seat", &spawn.seat.to_string()])
         // One thread per rank: more would fight for the cores of the other ranks.
         .env("OMP_NUM_THREADS", "1")
         // Ranks speak to the agent alone.
@@ -69,7 +56,7 @@ pub(super) fn start(
                 None => None,
             }
         };
-        let report = logs::batch(queue, |lines| reporter.logs(seat, lines));
+        let report = logs::batch(queue, told);
         let (status, (), last_line, ()) =
             tokio::join!(ended(&mut child, &kill), read_stdout, read_stderr, report);
         Exit { status, last_line }

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::outside::Exit;
+
 /// Time for a process to load libtorch and say hello.
 const HELLO: Duration = Duration::from_secs(120);
 /// Time for a rank that has said its last word to exit.
@@ -31,15 +33,6 @@ enum Link {
     None,
     Open,
     Closed,
-}
-
-/// How a process ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Exit {
-    /// Signal or code, in words.
-    pub(crate) status: String,
-    /// Last line on stderr.
-    pub(crate) last_line: Option<String>,
 }
 
 impl Roster {

@@ -136,11 +136,13 @@ impl Session {
         ),
         SessionError,
     > {
-        let channel = self
+        let target = self
             .coordinators
             .endpoint(coordinator)
-            .map_err(|error| SessionError::Connect(with_causes(&error)))?
-            .connect()
+            .map_err(|error| SessionError::Connect(with_causes(&error)))?;
+        let channel = self
+            .coordinators
+            .dial(target)
             .await
             .map_err(|error| SessionError::Connect(with_causes(&error)))?;
         let register = Register {

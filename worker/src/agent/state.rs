@@ -212,6 +212,13 @@ impl State {
     pub(crate) fn revoke(&mut self, revoke: &Revoke) -> Action {
         let gang = GangKey::new(&revoke.job_id, revoke.generation);
         self.remember(&gang);
+        #[cfg(feature = "mutants")]
+        if espalier_mutants::is("revoke-ignored") {
+            return Action::Ignore {
+                gang,
+                reason: "it is ignored".to_owned(),
+            };
+        }
         let ends = self
             .crews
             .get(&gang.job_id)

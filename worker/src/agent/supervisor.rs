@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use espalier_proto::v1::session_response::Message as Incoming;
@@ -15,6 +16,7 @@ use super::coordinators::Coordinators;
 use super::gang::{Begin, Command, Gang, Place};
 use super::key::GangKey;
 use super::mailbox::Mailbox;
+use super::outside::Outside;
 use super::pulse::Pulse;
 use super::report::RankStatus;
 use super::session::Order;
@@ -54,6 +56,7 @@ struct Handle {
 impl Supervisor {
     pub(super) fn new(
         args: &AgentArgs,
+        outside: Arc<dyn Outside>,
         coordinators: Coordinators,
         runs: PathBuf,
         mailbox: Mailbox,
@@ -68,6 +71,7 @@ impl Supervisor {
                 rendezvous_host: args.host.clone(),
                 device: args.device,
                 pulse,
+                outside,
             },
             mailbox,
             crews: BTreeMap::new(),

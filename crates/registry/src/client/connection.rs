@@ -39,14 +39,19 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn open(endpoint: &str, access: &Access) -> Result<Self, ClientError> {
-        let channel = target(endpoint, access)?
-            .connect()
-            .await
-            .map_err(|e| ClientError::Unreachable {
-                endpoint: endpoint.to_owned(),
-                problem: deepest(&e),
-            })?;
+    pub(super) async fn open<F>(
+        endpoint: &str,
+        access: &Access,
+        dial: impl FnOnce(Endpoint) -> F,
+    ) -> Result<Self, ClientError>
+    where
+        F: Future<Output = Result<Channel, tonic::transport::Error>>,
+    {
+        let target = target(endpoint, access)?;
+        let channel = dial(target).await.map_err(|e| ClientError::Unreachable {
+            endpoint: endpoint.to_owned(),
+            problem: deepest(&e),
+        })?;
         Ok(Self::over(endpoint, channel, access.bearer()?))
     }
 

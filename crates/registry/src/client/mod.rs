@@ -19,6 +19,7 @@ use espalier_proto::v1::{
     ListCheckpointsRequest, ListCheckpointsResponse, ReleaseLeaseRequest,
 };
 use tokio::task::JoinError;
+use tonic::transport::{Channel, Endpoint};
 
 use self::connection::unary;
 pub(crate) use self::connection::{Connection, Rpc, transfer_deadline, within};
@@ -82,8 +83,24 @@ impl Client {
     /// # Errors
     /// [`ClientError::Access`], [`ClientError::Unreachable`].
     pub async fn connect_as(endpoint: &str, access: &Access) -> Result<Self, ClientError> {
+        let dial = |target: Endpoint| async move { target.connect().await };
+        Self::connect_by(endpoint, access, dial).await
+    }
+
+    /// As [`Client::connect_as`], in another way than by the machine's network.
+    ///
+    /// # Errors
+    /// As [`Client::connect_as`].
+    pub async fn connect_by<F>(
+        endpoint: &str,
+        access: &Access,
+        dial: impl FnOnce(Endpoint) -> F,
+    ) -> Result<Self, ClientError>
+    where
+        F: Future<Output = Result<Channel, tonic::transport::Error>>,
+    {
         Ok(Self {
-            connection: Connection::open(endpoint, access).await?,
+            connection: Connection::open(endpoint, access, dial).await?,
             trusted: None,
         })
     }

@@ -298,17 +298,31 @@ fn read(
     files: Vec<(String, u64)>,
     pieces: mpsc::Sender<Piece>,
 ) -> JoinHandle<Result<Vec<FileEntry>, ClientError>> {
-    tokio::task::spawn_blocking(move || {
+    tokio::spawn(async move {
         let mut entries = Vec::with_capacity(files.len());
         for (path, size) in files {
             let full = dir.join(&path);
-            let failed = || file_error("read", &full);
             let mut chunks = Vec::new();
-            for bytes in Cuts::open(&full, size).map_err(failed())? {
-                let bytes = bytes.map_err(failed())?;
-                let id = ChunkId::of(&bytes);
-                chunks.push(id);
-                if pieces.blocking_send(Piece { id, bytes }).is_err() {
+            let mut cuts = {
+                let full = full.clone();
+                blocking(move || Cuts::open(&full, size).map_err(file_error("read", &full))).await?
+            };
+            loop {
+                let full = full.clone();
+                let (rest, piece) = blocking(move || {
+                    let bytes = cuts.next().transpose();
+                    let bytes = bytes.map_err(file_error("read", &full))?;
+                    let piece = bytes.map(|bytes| Piece {
+                        id: ChunkId::of(&bytes),
+                        bytes,
+                    });
+                    Ok::<_, ClientError>((cuts, piece))
+                })
+                .await?;
+                cuts = rest;
+                let Some(piece) = piece else { break };
+                chunks.push(piece.id);
+                if pieces.send(piece).await.is_err() {
                     return Ok(entries);
                 }
             }

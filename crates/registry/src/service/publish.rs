@@ -143,6 +143,11 @@ impl Publish {
             Op::put(checkpoint, value.clone()),
             Op::put(published, value),
         ]);
+        #[cfg(feature = "mutants")]
+        if espalier_mutants::is("alias-first") {
+            txn.ops
+                .retain(|op| !op.key().starts_with(crate::records::MANIFESTS));
+        }
         if let Some(report) = &self.manifest.report {
             let card = card_key(self.digest);
             txn.ops.push(Op::put(&card, encode(&card, report)?));
