@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use espalier_coordinator::{Options, StoreOptions, run_on};
+use espalier_store::Store;
 use espalier_store::simulated::{Memory, Way, Wire};
-use espalier_store::{EtcdOptions, Store};
 use espalier_worker::agent;
 use espalier_worker::args::{AgentArgs, Device};
 use tokio::sync::mpsc;
@@ -173,7 +173,7 @@ impl Site {
         let options = Options {
             data_dir: self.dir.join("shared"),
             // The store is given; this says that it is shared.
-            store: StoreOptions::Etcd(Box::new(EtcdOptions::default())),
+            store: StoreOptions::Etcd(Box::default()),
             start_deadline: Duration::from_secs(60),
             infrastructure_restarts: 200,
             hold: Duration::from_secs(30),
