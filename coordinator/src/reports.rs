@@ -79,10 +79,6 @@ impl Reports {
                 if sequence <= self.taken {
                     continue;
                 }
-                #[cfg(feature = "mutants")]
-                if espalier_mutants::is("early-acknowledge") {
-                    self.taken = sequence;
-                }
                 // What the loop is told of must find the earlier metrics stored, for it may end the job. It
                 // is not among what is acknowledged with them: the loop may never come to it.
                 if is_for_loop(&message) || self.pending.is_full(self.leader.store().limits()) {

@@ -62,7 +62,7 @@ enum Command {
     /// Run the deliberately wrong variants of the product until each is caught.
     Mutants {
         /// Seeds that are tried for each.
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 200)]
         seeds: u64,
         /// How many at a time.
         #[arg(long, default_value_t = 1)]

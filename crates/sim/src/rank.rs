@@ -341,21 +341,9 @@ impl Work<'_> {
             _ => None,
         });
         if own != Some(step) {
-            self.adopt(state);
+            self.state = state;
         }
         Ok((step, healed))
-    }
-
-    fn adopt(&mut self, state: Option<State>) {
-        #[cfg(feature = "mutants")]
-        if espalier_mutants::is("heal-skipped") && self.state.is_some() {
-            self.state = self.state.zip(state).map(|(own, healer)| State {
-                step: healer.step,
-                ..own
-            });
-            return;
-        }
-        self.state = state;
     }
 
     async fn exchange(&mut self, seat: &mut Seat, value: Value) -> Result<Vec<Value>, Trouble> {

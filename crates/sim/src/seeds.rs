@@ -13,7 +13,7 @@ use espalier_mutants::VARIABLE as MUTANT;
 pub(crate) const SEED: &str = "ESPALIER_SIM_SEED";
 
 /// The wrong variants: name, and what is broken.
-pub(crate) const MUTANTS: [(&str, &str); 11] = [
+pub(crate) const MUTANTS: [(&str, &str); 9] = [
     (
         "no-fence",
         "a leader's transactions do not compare its fence",
@@ -31,10 +31,6 @@ pub(crate) const MUTANTS: [(&str, &str); 11] = [
         "a job's record and its gang are taken as read, though written in between",
     ),
     (
-        "early-acknowledge",
-        "a report is acknowledged with what came before it, and then acted on",
-    ),
-    (
         "submit-twice",
         "a request id that was used before is not looked for",
     ),
@@ -44,10 +40,6 @@ pub(crate) const MUTANTS: [(&str, &str); 11] = [
     ),
     ("oversubscribed", "the scheduler counts used slots as free"),
     ("revoke-ignored", "an agent does not end what was revoked"),
-    (
-        "heal-skipped",
-        "a rank that lags takes the step of its peers, and not their state",
-    ),
     (
         "alias-first",
         "an alias is moved to a checkpoint whose manifest is not stored",

@@ -61,5 +61,5 @@ fn seeds_differ() {
 #[test]
 #[cfg(feature = "mutants")]
 fn every_wrong_variant_is_caught() {
-    succeeds(&["mutants", "--seeds", "150", "--at-a-time", &at_a_time()]);
+    succeeds(&["mutants", "--seeds", "200", "--at-a-time", &at_a_time()]);
 }

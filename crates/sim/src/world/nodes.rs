@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use espalier_auth::AccessArgs;
 use espalier_coordinator::{Options, StoreOptions, run_on};
+use espalier_store::Store;
 use espalier_store::simulated::{Memory, Way, Wire};
-use espalier_store::{EtcdOptions, Store};
 use espalier_worker::agent;
 use espalier_worker::args::{AgentArgs, Device};
 use tokio::sync::mpsc;
@@ -174,7 +174,7 @@ impl Site {
         let options = Options {
             data_dir: self.dir.join("shared"),
             // The store is given; this says that it is shared.
-            store: StoreOptions::Etcd(Box::new(EtcdOptions::default())),
+            store: StoreOptions::Etcd(Box::default()),
             start_deadline: Duration::from_secs(60),
             infrastructure_restarts: 200,
             hold: Duration::from_secs(30),
