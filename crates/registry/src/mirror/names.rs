@@ -1,6 +1,7 @@
 //! What upstream said of checkpoints: asked again when it is no longer fresh, answered as of then when
 //! upstream is away.
 
+use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -186,7 +187,7 @@ impl Names {
         })
         .await?;
         let made = |c: &Checkpoint| c.create_time.map(|time| (time.seconds, time.nanos));
-        known.sort_by(|(a, _), (b, _)| made(b).cmp(&made(a)));
+        known.sort_by_key(|(checkpoint, _)| Reverse(made(checkpoint)));
         known.truncate(LISTED);
         let oldest = known.iter().map(|(_, at_ms)| *at_ms).min();
         let now_ms = self.clock.wall_ms();
