@@ -227,7 +227,14 @@ mod tests {
             (&["--blobs", "/mnt/blobs"][..], "--data-dir"),
             (&["--mirror-of", "http://h:1"], "--role registry"),
             (
-                &["--mirror-of", "http://h:1", "--role", "registry", "--auth", "required"],
+                &[
+                    "--mirror-of",
+                    "http://h:1",
+                    "--role",
+                    "registry",
+                    "--auth",
+                    "required",
+                ],
                 "leave --auth out",
             ),
             (&["--store", "redis://h"], "etcd://"),

@@ -96,11 +96,7 @@ pub(super) static METHODS: &[Method] = &[
         Asks(cancel),
         Note::After,
     ),
-    method(
-        "/espalier.v1.JobService/PauseJob",
-        Asks(pause),
-        Note::After,
-    ),
+    method("/espalier.v1.JobService/PauseJob", Asks(pause), Note::After),
     method(
         "/espalier.v1.JobService/ResumeJob",
         Asks(resume),

@@ -20,9 +20,11 @@ use super::{DRAIN, Options, ServeError, StoreOptions};
 use crate::auth::{AdminToken, Audit, Auth, Guard};
 use crate::tls::Acceptor;
 
-/// Time between two pings of a connection, and longest wait for the answer: without them a cut link
-/// is never noticed.
+/// Time between two pings of a connection: without them a cut link is never noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Longest wait for the answer: a client on a busy machine is not cut off, and a lease is longer.
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(3);
 
 /// Bytes that a client may send before they are read: two messages of the registry.
 const WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
@@ -102,7 +104,7 @@ where
 {
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER))
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .layer(guard)

@@ -88,7 +88,9 @@ async fn what_no_mirror_has_is_named_and_not_mended() {
             Some(bytes)
         });
     }
-    let faults = client.fsck(Some(&Mirror::Registry(Box::new(other))), |_, _| {}).await;
+    let faults = client
+        .fsck(Some(&Mirror::Registry(Box::new(other))), |_, _| {})
+        .await;
     let faults = faults.expect("looks");
     assert_eq!(faults.len(), 2);
     assert!(faults.iter().all(|fault| !fault.repaired), "{faults:?}");

@@ -191,11 +191,10 @@ impl User {
         let digest = loop {
             let asked = format!("http://{}", self.asked);
             let pulled = async {
-                let client =
-                    Registry::connect_by(&asked, &Access::default(), |endpoint| {
-                        dial(&self.net, &self.life, endpoint)
-                    })
-                        .await?;
+                let client = Registry::connect_by(&asked, &Access::default(), |endpoint| {
+                    dial(&self.net, &self.life, endpoint)
+                })
+                .await?;
                 let reference = format!("model-{}:latest", order.seed);
                 client.pull(&reference, &dir, |_, _| {}).await
             };
