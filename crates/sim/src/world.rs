@@ -23,6 +23,8 @@ use nodes::{Cluster, Command};
 
 /// Time after which all jobs must have ended once nothing goes wrong any more.
 const LIVELY: Duration = Duration::from_secs(300);
+/// As `--leader-ttl-s` is by default.
+const LEADER_TTL: Duration = Duration::from_secs(2);
 /// Time for ranks to end when their job has.
 const CLEAN: Duration = Duration::from_secs(60);
 /// Time between two looks whether they have.
@@ -42,7 +44,7 @@ pub(crate) async fn run(plan: &Plan, dir: &Path, journal: &Journal) -> Result<To
         .collect();
     let blobs = dir.join("shared").join("blobs");
     let checks = Checks::new(journal.clone(), blobs, slots);
-    let memory = Memory::new(Arc::new(MonotonicClock::default()));
+    let memory = Memory::new(Arc::new(MonotonicClock::default()), LEADER_TTL);
     let observer = checks.clone();
     memory.observe(move |applied| observer.applied(applied));
     let orders: Vec<Order> = (1..)

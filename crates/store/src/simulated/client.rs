@@ -26,8 +26,6 @@ const LIMITS: Limits = Limits {
 const DEADLINE: Duration = Duration::from_secs(5);
 const ATTEMPT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
-/// The right to lead.
-const LEADER_TTL: Duration = Duration::from_secs(2);
 /// Time between two looks of a candidate.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -109,14 +107,15 @@ impl Remote {
     }
 
     async fn stand(&self, id: &str) -> Result<Option<Term>, StoreError> {
-        let lease = self.grant(LEADER_TTL).await?;
+        let ttl = self.memory.state().leader_ttl;
+        let lease = self.grant(ttl).await?;
         let name = Txn::new()
             .when(Compare::Absent(LEADER_KEY.to_owned()))
             .then(Op::put_leased(LEADER_KEY, id, lease));
         match self.once(name, None).await {
             Ok(Outcome::Committed(fence)) => Ok(Some(Term {
                 fence,
-                lease: Some((LEADER_TTL, lease)),
+                lease: Some((ttl, lease)),
                 slots: Slots::default(),
             })),
             lost => {

@@ -35,6 +35,7 @@ type Observer = Box<dyn FnMut(&Applied<'_>) + Send>;
 
 pub(super) struct State {
     clock: Arc<dyn Clock>,
+    pub(super) leader_ttl: Duration,
     entries: BTreeMap<String, Entry>,
     log: VecDeque<Changes>,
     leases: BTreeMap<u64, Lease>,
@@ -54,10 +55,11 @@ struct Lease {
 }
 
 impl Memory {
-    /// Empty, with leases that expire by this clock.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    /// Empty, with leases that expire by this clock. A right to lead lasts `leader_ttl`, unless renewed.
+    pub fn new(clock: Arc<dyn Clock>, leader_ttl: Duration) -> Self {
         Self(Arc::new(Mutex::new(State {
             clock,
+            leader_ttl,
             entries: BTreeMap::new(),
             log: VecDeque::new(),
             leases: BTreeMap::new(),

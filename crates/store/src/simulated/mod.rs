@@ -30,10 +30,14 @@ pub trait Wire: Send + Sync + 'static {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
     use crate::conformance::{Fresh, Time, run};
     use crate::{ManualClock, Store};
+
+    /// Longer than any of the suite's leases.
+    const LEADER_TTL: Duration = Duration::from_secs(3600);
 
     struct Direct;
 
@@ -46,7 +50,7 @@ mod tests {
     async fn memory_conforms() {
         run(|| async {
             let clock = Arc::new(ManualClock::default());
-            let memory = Memory::new(clock.clone());
+            let memory = Memory::new(clock.clone(), LEADER_TTL);
             Fresh {
                 store: Store::simulated(memory, Arc::new(Direct)),
                 time: Time::Manual(clock),
