@@ -20,26 +20,15 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads a job. A gang never changes without its job's record, so that the two belong together if the
-    /// record is still the same once the gang has been read.
+    /// Reads a job.
     pub(crate) async fn load(store: &Store, id: &JobId) -> Result<Option<Self>, Error> {
         if !id.is_well_formed() {
             return Ok(None);
         }
-        let key = keys::job(id);
-        let Some(mut entry) = store.get(&key).await? else {
-            return Ok(None);
-        };
-        for _ in 0..ATTEMPTS {
-            let job = Self::with_gang(store, &entry).await?;
-            match store.get(&key).await? {
-                Some(again) if again.mod_revision != entry.mod_revision => entry = again,
-                _ => return Ok(Some(job)),
-            }
+        match store.get(&keys::job(id)).await? {
+            Some(entry) => Self::with_gang(store, &entry).await.map(Some),
+            None => Ok(None),
         }
-        Err(Error::Contended {
-            what: format!("job {id}"),
-        })
     }
 
     /// Completes a job whose record was read. Who writes a gang writes the record with it: where the two
