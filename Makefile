@@ -1,5 +1,7 @@
 # Each target is one line of set-up and one script or cargo command; `make help` lists them.
 .DEFAULT_GOAL := help
+# What is shipped; the workspace has more.
+programs = --package espalier-cli --package espalier-coordinator --package espalier-worker
 .PHONY: help setup build demo test sim sim-mutants lint docs experiments chaos reference test-python clean-cache
 
 help: ## list the targets
@@ -9,7 +11,7 @@ setup: ## fetch libtorch, protoc, Fashion-MNIST and etcd into .cache (once; abou
 	@scripts/setup
 
 build: setup ## build the release binaries into target/release
-	cargo build --release --locked --workspace --bins
+	cargo build --release --locked --bins $(programs)
 
 demo: build ## train, compress, publish, pull and evaluate on Fashion-MNIST
 	@scripts/demo
@@ -39,7 +41,7 @@ test-python: ## compare the PyTorch and timm loaders with the model (installs Py
 	@scripts/test-python
 
 chaos: setup ## ten minutes of kills, cuts and full disks on eight hosts of this machine (as root; MINUTES=10 SEED=...)
-	cargo build --locked --workspace --bins
+	cargo build --locked --bins $(programs)
 	$(if $(MINUTES),ESPALIER_CHAOS_MINUTES=$(MINUTES)) $(if $(SEED),ESPALIER_CHAOS_SEED=$(SEED)) \
 		cargo test --locked --package espalier-tests --test chaos -- --ignored --nocapture
 
