@@ -112,10 +112,15 @@ fn main() -> anyhow::Result<ExitCode> {
 fn simulate(seed: u64, aloud: bool) -> anyhow::Result<ExitCode> {
     let plan = Plan::of(seed);
     let memory = Path::new("/dev/shm");
+    // Random names follow the seed: of two processes with the same seed one would have to try again, and
+    // draw more than the other.
+    let mut folder = tempfile::Builder::new();
+    let prefix = format!("espalier-sim-{:010}-", std::process::id());
+    folder.prefix(&prefix);
     let dir = if memory.is_dir() {
-        tempfile::tempdir_in(memory)
+        folder.tempdir_in(memory)
     } else {
-        tempfile::tempdir()
+        folder.tempdir()
     };
     let dir = dir.context("making a folder")?;
     let path = dir.path().canonicalize().context("finding the folder")?;
