@@ -89,7 +89,7 @@ impl Fault {
         Duration::from_millis(random.random_range(500..12_000))
     }
 
-    /// How long the site is left alone after it.
+    /// How long the site is left alone before it.
     pub(crate) fn pause(random: &mut ChaCha8Rng) -> Duration {
         Duration::from_millis(random.random_range(500..10_000))
     }

@@ -19,7 +19,7 @@ use faults::Fault;
 use site::Site;
 
 /// Steps of a job: enough for several faults.
-const TOTAL: u64 = 240;
+const TOTAL: u64 = 600;
 
 /// Longest that a job may take once nothing disturbs it any more.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -47,13 +47,14 @@ fn every_job_ends_as_if_nothing_had_happened() {
         while !over() && state(&site, &job_id).is_none_or(|state| !is_end(&state)) {
             let mut random = rng(seed, Stream::Shuffle, faults, 0);
             let fault = Fault::draw(&mut random);
-            let (lasts, pause) = (Fault::duration(&mut random), Fault::pause(&mut random));
+            let (pause, lasts) = (Fault::pause(&mut random), Fault::duration(&mut random));
+            // Before the fault, so that a job that has just been submitted may have come to its steps.
+            std::thread::sleep(pause);
             let at = start.elapsed().as_secs_f64();
             println!("{at:6.1} s  {fault} for {:.1} s", lasts.as_secs_f64());
             fault.inject(&mut site);
             std::thread::sleep(lasts);
             fault.undo(&mut site);
-            std::thread::sleep(pause);
             faults += 1;
         }
         straight.compare(&site, &job_id, &format!("job-{jobs}"));
@@ -95,9 +96,9 @@ fn submit(site: &Site, name: &str) -> String {
     let job = TinyJob {
         workers: 3,
         min_workers: Some(1),
-        search: 90,
-        tune: TOTAL - 90,
-        every: 60,
+        search: 240,
+        tune: TOTAL - 240,
+        every: 100,
         name: name.to_owned(),
         ..TinyJob::new(&site.data())
     };
