@@ -59,7 +59,10 @@ def commit() -> str:
 
 
 def card(folder: Path) -> dict:
-    return json.loads((folder / "report.json").read_text())
+    """The report card of a run; of the data's place only the set's name, which is the same on every machine."""
+    found = json.loads((folder / "report.json").read_text())
+    found["dataset"]["validation"] = Path(found["dataset"]["validation"]).name
+    return found
 
 
 def train_all(runs: list[tables.Run], arguments: argparse.Namespace, state: Path) -> None:
