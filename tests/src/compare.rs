@@ -23,6 +23,22 @@ pub fn assert_same_losses(one: &Feed, other: &Feed) {
     }
 }
 
+/// Asserts that whatever was measured of a run is what was measured of another at the same steps. What an agent
+/// held when it was lost is lost with it, so that steps may be missing.
+#[track_caller]
+pub fn assert_no_other_losses(whole: &Feed, part: &Feed) {
+    let losses = whole.losses();
+    for measured in &part.metrics {
+        let expected = losses[measured.step as usize - 1];
+        assert!(
+            (expected - measured.loss).abs() <= TOLERANCE * expected.abs(),
+            "step {}: {expected} and {}",
+            measured.step,
+            measured.loss
+        );
+    }
+}
+
 /// Asserts that two weight files hold the same tensors, to the tolerance.
 #[track_caller]
 pub fn assert_close(left: &[u8], right: &[u8]) {

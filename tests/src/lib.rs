@@ -15,7 +15,7 @@ mod ran;
 mod s3;
 
 pub use cluster::{Cluster, leads, ranks_below};
-pub use compare::{assert_close, assert_same_losses, weights};
+pub use compare::{assert_close, assert_no_other_losses, assert_same_losses, weights};
 pub use etcd::Etcd;
 pub use feed::Feed;
 pub use images::{as_cifar, as_folder, as_shards, subset};
