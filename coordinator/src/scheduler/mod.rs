@@ -229,4 +229,6 @@ fn wait(job: &Waiting, reason: String) -> Decision {
 }
 
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod tests;

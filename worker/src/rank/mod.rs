@@ -16,6 +16,8 @@ mod error;
 mod finish;
 mod flat;
 mod gates;
+#[cfg(test)]
+mod halt_tests;
 mod heal;
 #[cfg(test)]
 mod heal_tests;
