@@ -12,7 +12,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use espalier_random::{Stream, rng};
-use espalier_tests::{Feed, TinyJob, assert_close, assert_no_other_losses, weights};
+use espalier_tests::{
+    Feed, TinyJob, assert_close, assert_no_other_losses, fresh_seed, is_end, weights,
+};
 use serde_json::Value;
 
 use faults::Fault;
@@ -156,10 +158,6 @@ fn state(site: &Site, job_id: &str) -> Option<String> {
     Some(describe(site, job_id)?["state"].as_str()?.to_owned())
 }
 
-fn is_end(state: &str) -> bool {
-    ["SUCCEEDED", "FAILED", "CANCELLED"].contains(&state)
-}
-
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
@@ -170,9 +168,4 @@ fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
         Ok(value) => Some(value),
         Err(_) => panic!("{name}={text} is no number"),
     }
-}
-
-fn fresh_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.unwrap().as_secs()
 }

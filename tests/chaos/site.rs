@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use espalier_tests::{Ran, leads, program, ranks_below, repository, signal, subset};
-use serde_json::Value;
+use espalier_tests::{
+    Ran, connected, leads, program, ranks_below, repository, signal, start, subset,
+};
 
 use crate::network::Network;
 
@@ -58,10 +59,7 @@ impl Site {
             site.start_process(&host);
         }
         site.wait("all workers to register", |site| {
-            let listed = site.cli(&["worker", "list", "-o", "json"]);
-            let known: Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
-            let known = known.as_array().into_iter().flatten();
-            known.filter(|w| w["connected"] == true).count() == WORKERS
+            connected(&site.cli(&["worker", "list", "-o", "json"])) == WORKERS
         });
         Ok(site)
     }
@@ -145,14 +143,7 @@ impl Site {
     }
 
     fn spawn(&self, mut command: Command, name: &str) -> Child {
-        let log = self.dir.path().join(format!("{name}.log"));
-        let log = File::options().create(true).append(true).open(log).unwrap();
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap()
+        start(&mut command, &self.dir.path().join(format!("{name}.log")))
     }
 
     /// Kills a host's process with SIGKILL; ranks that it started are left to notice.

@@ -1,7 +1,7 @@
-use std::fs::{self, File};
+use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use espalier_proto::v1::ListWorkersRequest;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
 use serde_json::Value;
 
-use crate::{Feed, Ran, TinyJob, program, signal, subset};
+use crate::{Feed, Ran, TinyJob, program, signal, start, subset};
 
 /// Longest wait for anything; far more than it takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
@@ -66,10 +66,7 @@ impl Cluster {
             cluster.start_worker(index);
         }
         cluster.wait("all workers to register", |cluster| {
-            let listed = cluster.cli(&["worker", "list", "-o", "json"]);
-            let known: Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
-            let connected = known.as_array().into_iter().flatten();
-            connected.filter(|w| w["connected"] == true).count() == workers
+            connected(&cluster.cli(&["worker", "list", "-o", "json"])) == workers
         });
         cluster
     }
@@ -187,17 +184,7 @@ impl Cluster {
     }
 
     fn spawn(&self, mut command: Command, name: &str) -> Child {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir().join(format!("{name}.log")))
-            .unwrap();
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap()
+        start(&mut command, &self.dir().join(format!("{name}.log")))
     }
 
     /// Kills the coordinator with SIGKILL.
@@ -223,17 +210,14 @@ impl Cluster {
     /// The ranks' processes on a worker, in the order of their seats.
     pub fn ranks_of(&self, index: usize) -> Vec<u32> {
         let folder = self.dir().join(format!("worker-{index}"));
-        let folder = folder.canonicalize().unwrap();
-        let mut found: Vec<(u64, u32)> = self
-            .ranks()
+        let mut found: Vec<(u64, u32)> = ranks_below(&folder)
             .into_iter()
             .filter_map(|pid| {
-                let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
                 let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
                 let mut words = line.split(|&byte| byte == 0);
                 words.find(|word| *word == b"--seat")?;
                 let seat = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
-                cwd.starts_with(&folder).then_some((seat, pid))
+                Some((seat, pid))
             })
             .collect();
         found.sort_unstable();
@@ -293,10 +277,7 @@ impl Cluster {
     #[track_caller]
     pub fn ended(&self, job_id: &str) -> Value {
         self.wait(&format!("job {job_id} to end"), |cluster| {
-            let state = cluster.job(job_id)["state"].clone();
-            ["SUCCEEDED", "FAILED", "CANCELLED"]
-                .iter()
-                .any(|end| state == *end)
+            cluster.job(job_id)["state"].as_str().is_some_and(is_end)
         });
         self.job(job_id)
     }
@@ -378,6 +359,18 @@ impl Drop for Cluster {
             Self::kill_process(pid);
         }
     }
+}
+
+/// How many workers are connected, of what `worker list -o json` said.
+pub fn connected(listed: &Ran) -> usize {
+    let known: Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
+    let known = known.as_array().into_iter().flatten();
+    known.filter(|worker| worker["connected"] == true).count()
+}
+
+/// Whether a job stays in this state.
+pub fn is_end(state: &str) -> bool {
+    ["SUCCEEDED", "FAILED", "CANCELLED"].contains(&state)
 }
 
 /// Processes of ranks whose gang's folder is in this one, in the order of their ids.

@@ -1,12 +1,11 @@
-use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::cluster::free_port;
-use crate::repository;
+use crate::{repository, start};
 
 /// Longest wait for a cluster to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -145,12 +144,8 @@ impl Etcd {
         let client = format!("{}://127.0.0.1:{}", self.scheme(), member.client);
         let peer = format!("http://127.0.0.1:{}", member.peer);
         let name = format!("m{index}");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.path().join(format!("{name}.log")))
-            .unwrap();
-        let child = Command::new(program("etcd"))
+        let mut command = Command::new(program("etcd"));
+        command
             // The flag for it has a word in its name that is kept for the collectives.
             .env("ETCD_UNSAFE_NO_FSYNC", "true")
             .args(["--name", &name, "--log-level", "warn"])
@@ -161,13 +156,9 @@ impl Etcd {
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &cluster.join(",")])
-            .args(&self.extra)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.members[index].child = Some(child);
+            .args(&self.extra);
+        let log = self.dir.path().join(format!("{name}.log"));
+        self.members[index].child = Some(start(&mut command, &log));
     }
 
     #[track_caller]

@@ -14,12 +14,12 @@ mod programs;
 mod ran;
 mod s3;
 
-pub use cluster::{Cluster, leads, ranks_below};
+pub use cluster::{Cluster, connected, is_end, leads, ranks_below};
 pub use compare::{assert_close, assert_no_other_losses, assert_same_losses, weights};
 pub use etcd::Etcd;
 pub use feed::Feed;
 pub use images::{as_cifar, as_folder, as_shards, subset};
 pub use job::TinyJob;
-pub use programs::{program, repository, signal};
+pub use programs::{fresh_seed, program, repository, signal, start};
 pub use ran::Ran;
 pub use s3::S3;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use espalier_random::{ChaCha8Rng, Rng as _, Stream, rng};
-use espalier_tests::{Cluster, Feed, TinyJob, weights};
+use espalier_tests::{Cluster, Feed, TinyJob, fresh_seed, weights};
 
 /// What is killed.
 #[derive(Clone, Copy, Debug)]
@@ -98,9 +98,4 @@ fn strike(cluster: &mut Cluster, victim: Victim, moments: &mut ChaCha8Rng) {
             cluster.start_coordinator();
         }
     }
-}
-
-fn fresh_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.unwrap().as_secs()
 }
