@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-pub(crate) fn write(bytes: &[u8; 32]) -> String {
+/// The digits.
+pub fn write(bytes: &[u8; 32]) -> String {
     bytes.iter().fold(String::with_capacity(64), |mut hex, b| {
         // Writing to a String cannot fail.
         let _ = write!(hex, "{b:02x}");
@@ -10,7 +11,8 @@ pub(crate) fn write(bytes: &[u8; 32]) -> String {
     })
 }
 
-pub(crate) fn read(text: &str) -> Option<[u8; 32]> {
+/// The bytes; `None` for anything but 64 digits in lower case.
+pub fn read(text: &str) -> Option<[u8; 32]> {
     let digit = |d: u8| match d {
         b'0'..=b'9' => Some(d - b'0'),
         b'a'..=b'f' => Some(d - b'a' + 10),

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
-mod hex;
+pub mod hex;
 mod scope;
 mod token;
 
