@@ -105,16 +105,19 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// The place that the options name. A bucket is looked at early: whether all that is needed works.
-    pub(crate) async fn open(options: &Options) -> Result<Self, PlaceError> {
+    /// The place that the options name, as [`Place::check`] has it. A bucket is looked at early: whether
+    /// all that is needed works.
+    pub(crate) async fn open(options: &Options, store: &Store) -> Result<Self, PlaceError> {
         let dir = options.data_dir.clone();
-        Ok(Self::new(match (&options.blobs, &options.store) {
+        let place = Self::new(match (&options.blobs, &options.store) {
             (BlobsOptions::Bucket { url, settings }, _) => {
                 At::Bucket(Bucket::open(url, settings.pairs(), Patience::default()).await?)
             }
             (BlobsOptions::Folder, StoreOptions::Embedded) => At::Own(dir),
             (BlobsOptions::Folder, StoreOptions::Etcd(_)) => At::Shared(dir),
-        }))
+        });
+        place.check(store).await?;
+        Ok(place)
     }
 
     fn new(at: At) -> Self {
@@ -133,7 +136,7 @@ impl Place {
     }
 
     /// Refuses a place that is plainly another than that of the store.
-    pub(crate) async fn check(&self, store: &Store) -> Result<(), PlaceError> {
+    async fn check(&self, store: &Store) -> Result<(), PlaceError> {
         if matches!(self.at, At::Own(_)) {
             return Ok(());
         }

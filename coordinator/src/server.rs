@@ -228,8 +228,7 @@ where
     I: Stream<Item = std::io::Result<C>>,
     C: Connection,
 {
-    let place = Place::open(options).await?;
-    place.check(store).await?;
+    let place = Place::open(options, store).await?;
     let serve = |routes, guard, halt| door::serve_on(incoming, routes, guard, halt);
     coordinate(options, store, &place, serve, stop).await
 }
@@ -240,8 +239,7 @@ async fn on(
     door: Door,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let place = Place::open(options).await?;
-    place.check(store).await?;
+    let place = Place::open(options, store).await?;
     match options.role {
         args::Role::All => {
             let serve = |routes, guard, halt| door.serve(routes, guard, halt);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use espalier_registry::blocking;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -123,11 +124,10 @@ impl Acceptor {
     /// Takes what has changed for the connections to come, if it can be used.
     async fn look(&mut self) {
         let files = self.files.clone();
-        let read = tokio::task::spawn_blocking(move || read_all(&files)).await;
-        let pem = match read {
-            Ok(Ok(pem)) if pem != self.pem => pem,
-            Ok(Err(error)) => return tracing::warn!(%error, "the certificate stays as it was"),
-            Ok(Ok(_)) | Err(_) => return,
+        let pem = match blocking(move || read_all(&files)).await {
+            Ok(pem) if pem != self.pem => pem,
+            Ok(_) => return,
+            Err(error) => return tracing::warn!(%error, "the certificate stays as it was"),
         };
         match configure(&self.files, &pem) {
             Ok(config) => {

@@ -195,7 +195,10 @@ fn not_leader(text: String, leader: Option<String>) -> Status {
     Status::with_error_details(Code::FailedPrecondition, text, details)
 }
 
-fn bad_request(text: String, fields: impl IntoIterator<Item = (String, String)>) -> Status {
+pub(crate) fn bad_request(
+    text: String,
+    fields: impl IntoIterator<Item = (String, String)>,
+) -> Status {
     let mut details = info("INVALID_ARGUMENT", []);
     for (field, problem) in fields {
         details.add_bad_request_violation(field, problem);
@@ -203,7 +206,7 @@ fn bad_request(text: String, fields: impl IntoIterator<Item = (String, String)>)
     Status::with_error_details(Code::InvalidArgument, text, details)
 }
 
-fn status(code: Code, text: String, reason: &str, retry: bool) -> Status {
+pub(crate) fn status(code: Code, text: String, reason: &str, retry: bool) -> Status {
     let mut details = info(reason, []);
     if retry {
         details.set_retry_info(Some(RETRY));

@@ -7,6 +7,6 @@ mod pages;
 mod queues;
 mod workers;
 
-pub(crate) use errors::{DOMAIN, JobsError, WorkersError};
+pub(crate) use errors::{DOMAIN, JobsError, WorkersError, bad_request, status};
 pub(crate) use jobs::Jobs;
 pub(crate) use workers::Workers;

@@ -269,9 +269,22 @@ fn submit(bytes: Bytes) -> Result<Ask, Refusal> {
     })
 }
 
+/// Something is done to a job.
+fn job(id: String) -> Result<Ask, Refusal> {
+    one(Need::Job(id.clone()), id)
+}
+
+/// What is known of a name is read, or of every name that may be read if it is empty.
+fn look(name: String) -> Result<Ask, Refusal> {
+    let need = match name.as_str() {
+        "" => Need::Some(Read),
+        name => Need::Name(Read, name.to_owned()),
+    };
+    one(need, name)
+}
+
 fn cancel(bytes: Bytes) -> Result<Ask, Refusal> {
-    let request: pb::CancelJobRequest = read(bytes)?;
-    one(Need::Job(request.job_id.clone()), request.job_id)
+    job(read::<pb::CancelJobRequest>(bytes)?.job_id)
 }
 
 fn publish(bytes: Bytes) -> Result<Ask, Refusal> {
@@ -299,12 +312,7 @@ fn get(bytes: Bytes) -> Result<Ask, Refusal> {
 }
 
 fn list(bytes: Bytes) -> Result<Ask, Refusal> {
-    let request: pb::ListCheckpointsRequest = read(bytes)?;
-    let need = match request.name.as_str() {
-        "" => Need::Some(Read),
-        name => Need::Name(Read, name.to_owned()),
-    };
-    one(need, request.name)
+    look(read::<pb::ListCheckpointsRequest>(bytes)?.name)
 }
 
 fn update(bytes: Bytes) -> Result<Ask, Refusal> {
@@ -336,12 +344,7 @@ fn history(bytes: Bytes) -> Result<Ask, Refusal> {
 }
 
 fn retention(bytes: Bytes) -> Result<Ask, Refusal> {
-    let request: pb::GetRetentionRequest = read(bytes)?;
-    let need = match request.name.as_str() {
-        "" => Need::Some(Read),
-        name => Need::Name(Read, name.to_owned()),
-    };
-    one(need, request.name)
+    look(read::<pb::GetRetentionRequest>(bytes)?.name)
 }
 
 fn set_retention(bytes: Bytes) -> Result<Ask, Refusal> {
@@ -360,18 +363,18 @@ fn create_token(bytes: Bytes) -> Result<Ask, Refusal> {
 }
 
 fn revoke_token(bytes: Bytes) -> Result<Ask, Refusal> {
-    let request: pb::RevokeTokenRequest = read(bytes)?;
-    one(Need::All(Admin), request.name)
+    one(
+        Need::All(Admin),
+        read::<pb::RevokeTokenRequest>(bytes)?.name,
+    )
 }
 
 fn pause(bytes: Bytes) -> Result<Ask, Refusal> {
-    let request: pb::PauseJobRequest = read(bytes)?;
-    one(Need::Job(request.job_id.clone()), request.job_id)
+    job(read::<pb::PauseJobRequest>(bytes)?.job_id)
 }
 
 fn resume(bytes: Bytes) -> Result<Ask, Refusal> {
-    let request: pb::ResumeJobRequest = read(bytes)?;
-    one(Need::Job(request.job_id.clone()), request.job_id)
+    job(read::<pb::ResumeJobRequest>(bytes)?.job_id)
 }
 
 fn set_queue(bytes: Bytes) -> Result<Ask, Refusal> {
@@ -381,18 +384,24 @@ fn set_queue(bytes: Bytes) -> Result<Ask, Refusal> {
 }
 
 fn delete_queue(bytes: Bytes) -> Result<Ask, Refusal> {
-    let request: pb::DeleteQueueRequest = read(bytes)?;
-    one(Need::All(Admin), request.name)
+    one(
+        Need::All(Admin),
+        read::<pb::DeleteQueueRequest>(bytes)?.name,
+    )
 }
 
 fn drain_worker(bytes: Bytes) -> Result<Ask, Refusal> {
-    let request: pb::DrainWorkerRequest = read(bytes)?;
-    one(Need::All(Admin), request.worker_id)
+    one(
+        Need::All(Admin),
+        read::<pb::DrainWorkerRequest>(bytes)?.worker_id,
+    )
 }
 
 fn resume_worker(bytes: Bytes) -> Result<Ask, Refusal> {
-    let request: pb::ResumeWorkerRequest = read(bytes)?;
-    one(Need::All(Admin), request.worker_id)
+    one(
+        Need::All(Admin),
+        read::<pb::ResumeWorkerRequest>(bytes)?.worker_id,
+    )
 }
 
 fn everything(_: Bytes) -> Result<Ask, Refusal> {

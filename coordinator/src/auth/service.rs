@@ -6,11 +6,10 @@ use espalier_proto::v1::{
 };
 use espalier_store::{Leader, Store};
 use tonic::{Code, Request, Response, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::guard::Admitted;
 use super::tokens::{self, ADMIN, MAX_TOKENS, TokenRecord};
-use crate::api::DOMAIN;
+use crate::api::{bad_request, status};
 use crate::clock::{timestamp, wall};
 use crate::error::Error;
 use crate::role::Role;
@@ -67,7 +66,12 @@ impl Tokens {
         let leader = self.leader().await?;
         if tokens::list(&self.store).await?.len() >= MAX_TOKENS {
             let text = format!("{MAX_TOKENS} tokens are known, which is the most: revoke some");
-            return Err(refused(Code::ResourceExhausted, text, "TOO_MANY_TOKENS"));
+            return Err(status(
+                Code::ResourceExhausted,
+                text,
+                "TOO_MANY_TOKENS",
+                false,
+            ));
         }
         let kept = tokens::create(&leader, &record).await?;
         let same = kept.hash.bytes() == record.hash.bytes()
@@ -77,7 +81,7 @@ impl Tokens {
             return Ok(kept);
         }
         let text = format!("there is a token {:?} already: revoke it first", kept.name);
-        Err(refused(Code::AlreadyExists, text, "TOKEN_EXISTS"))
+        Err(status(Code::AlreadyExists, text, "TOKEN_EXISTS", false))
     }
 }
 
@@ -127,18 +131,8 @@ fn checked(request: CreateTokenRequest, creator: &str, now: u64) -> Result<Token
 }
 
 fn wrong(field: &str, problem: &str) -> Status {
-    let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", DOMAIN, []);
-    details.add_bad_request_violation(field, problem);
-    Status::with_error_details(
-        Code::InvalidArgument,
-        format!("{field}: {problem}"),
-        details,
-    )
-}
-
-fn refused(code: Code, text: String, reason: &str) -> Status {
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, []);
-    Status::with_error_details(code, text, details)
+    let fields = [(field.to_owned(), problem.to_owned())];
+    bad_request(format!("{field}: {problem}"), fields)
 }
 
 fn wire(record: TokenRecord) -> WireToken {
@@ -183,7 +177,7 @@ impl TokenService for Tokens {
         check_name(name).map_err(|problem| wrong("name", &problem))?;
         if !tokens::revoke(&self.leader().await?, name).await? {
             let text = format!("there is no token {name:?}");
-            return Err(refused(Code::NotFound, text, "NO_SUCH_TOKEN"));
+            return Err(status(Code::NotFound, text, "NO_SUCH_TOKEN", false));
         }
         Ok(Response::new(RevokeTokenResponse {}))
     }
@@ -191,6 +185,8 @@ impl TokenService for Tokens {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt as _;
+
     use super::*;
 
     fn request() -> CreateTokenRequest {

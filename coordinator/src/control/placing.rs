@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use espalier_store::{Outcome, Txn};
+use espalier_store::{Limits, Outcome, Txn};
 use tracing::info;
 
 use super::reconcile::settled;
@@ -17,6 +17,9 @@ use crate::scheduler::{self, Decision, Place, Take, View};
 
 /// Operations of a gang that is placed: record, gang, two events and the feed's head; and of conditions.
 const OPS: usize = 6;
+
+/// Operations, and conditions, of a job that is told what it waits for.
+const WAIT_OPS: usize = 2;
 
 impl Control {
     /// Decides over the jobs that wait.
@@ -63,17 +66,12 @@ impl Control {
         let limits = self.store().limits();
         let mut rest = places;
         while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |place: &&Place| {
+            let (batch, later) = rest.split_at(fitting(rest, limits, OPS, |place| {
                 let job = self.jobs.get(&place.job_id);
                 let text = job.map_or(0, |t| t.job.record.spec_toml.len());
-                // As JSON a text may be twice as long; a member and its events take the rest.
-                bytes += 2 * text + 512 * place.workers.len();
-                bytes < limits.bytes / 2
-            };
-            let most = (limits.ops / OPS).max(1);
-            let count = rest.iter().take(most).take_while(fits).count().max(1);
-            let (batch, later) = rest.split_at(count);
+                // A member and its events take the rest.
+                as_json(text) + 512 * place.workers.len()
+            }));
             self.keep_leading().await?;
             let edits: Vec<Edit> = batch.iter().filter_map(|p| self.placement(p)).collect();
             if edits.len() == batch.len() && self.commit_all(edits).await? {
@@ -195,14 +193,18 @@ impl Control {
 
     /// Changes to several jobs in one transaction; false when another has written one of them.
     async fn commit_all(&mut self, edits: Vec<Edit>) -> Result<bool, Error> {
+        let outcome = self.leader.commit(self.together(edits).await?).await?;
+        Ok(matches!(outcome, Outcome::Committed(_)))
+    }
+
+    async fn together(&self, edits: Vec<Edit>) -> Result<Txn, Error> {
         let mut txn = Txn::new();
         for edit in edits {
             let job = edit.into_txn(self.store()).await?;
             txn.compares.extend(job.compares);
             txn.ops.extend(job.ops);
         }
-        let outcome = self.leader.commit(txn).await?;
-        Ok(matches!(outcome, Outcome::Committed(_)))
+        Ok(txn)
     }
 
     /// Shows what jobs wait for. While one recovers, the loss stays in sight.
@@ -219,15 +221,9 @@ impl Control {
         let limits = self.store().limits();
         let mut rest = news.as_slice();
         while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |(job, _): &&(Snapshot, String)| {
-                // As JSON a text may be twice as long.
-                bytes += 2 * job.record.spec_toml.len();
-                bytes < limits.bytes / 2
-            };
-            let most = limits.ops / 2;
-            let count = rest.iter().take(most).take_while(fits).count().max(1);
-            let (batch, later) = rest.split_at(count);
+            let (batch, later) = rest.split_at(fitting(rest, limits, WAIT_OPS, |(job, _)| {
+                as_json(job.record.spec_toml.len())
+            }));
             self.keep_leading().await?;
             if !self.wait_all(batch).await? {
                 for (job, reason) in batch {
@@ -241,16 +237,15 @@ impl Control {
 
     /// In one transaction; false when another has written one of the jobs.
     async fn wait_all(&mut self, batch: &[(Snapshot, String)]) -> Result<bool, Error> {
-        let mut txn = Txn::new();
+        let mut edits = Vec::with_capacity(batch.len());
         let mut records = Vec::with_capacity(batch.len());
         for (job, reason) in batch {
             let mut edit = Edit::of(job.clone(), wall());
             reason.clone_into(&mut edit.record.reason);
             records.push(edit.record.clone());
-            let job = edit.into_txn(self.store()).await?;
-            txn.compares.extend(job.compares);
-            txn.ops.extend(job.ops);
+            edits.push(edit);
         }
+        let txn = self.together(edits).await?;
         let Outcome::Committed(revision) = self.leader.commit(txn).await? else {
             return Ok(false);
         };
@@ -273,6 +268,22 @@ impl Control {
         })
         .await
     }
+}
+
+/// How many of the first fit into a transaction, at `ops` operations each; at least one.
+fn fitting<T>(rest: &[T], limits: Limits, ops: usize, bytes: impl Fn(&T) -> usize) -> usize {
+    let mut sum = 0;
+    let fits = |item: &&T| {
+        sum += bytes(item);
+        sum < limits.bytes / 2
+    };
+    let most = (limits.ops / ops).max(1);
+    rest.iter().take(most).take_while(fits).count().max(1)
+}
+
+/// Bytes of a text as JSON: it may be twice as long.
+fn as_json(text: usize) -> usize {
+    2 * text
 }
 
 /// Gives a job the gang that was chosen for it.
