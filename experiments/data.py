@@ -1,8 +1,8 @@
 """The data sets of the experiments, as IDX folders made from Fashion-MNIST's files.
 
-`plain` is Fashion-MNIST itself. `mixed` is for choosing recipes: its validation images are the last 10,000 of the training set, so that
-the test set is not looked at, and half of all images are made harder, so that an image's difficulty differs and is visible: they are
-shrunk to between 0.5 and 0.9 of their size, moved to a random place and overlaid with noise.
+Half of all images are made harder, so that an image's difficulty differs and is visible: they are shrunk to between 0.5 and 0.9 of their
+size, moved to a random place and overlaid with noise. Gates have something to tell apart. `mixed` is validated on the test set. `held-out`
+is for choosing recipes: its validation images are the last 10,000 of the training set, and it does not hold the test set.
 """
 
 import gzip
@@ -39,25 +39,30 @@ def harder(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
-def mixed(source: Path, target: Path) -> None:
-    """Writes the `mixed` set; the same bytes every time."""
-    images, labels = read(source / "train-images-idx3-ubyte"), read(source / "train-labels-idx1-ubyte")
-    rng = np.random.default_rng(SEED)
+def hardened(images: np.ndarray, seed: int) -> np.ndarray:
+    """The images, a random half of them made harder; the same ones every time."""
+    rng = np.random.default_rng(seed)
     hard = rng.random(len(images)) < 0.5
-    changed = np.stack([harder(image, rng) if is_hard else image for image, is_hard in zip(images, hard, strict=True)])
+    return np.stack([harder(image, rng) if is_hard else image for image, is_hard in zip(images, hard, strict=True)])
+
+
+def split(name: str, source: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of both parts of a data set, by the prefix of their files."""
+    train, labels = hardened(read(source / "train-images-idx3-ubyte"), SEED), read(source / "train-labels-idx1-ubyte")
+    if name == "held-out":
+        return {"train": (train[:-HELD_OUT], labels[:-HELD_OUT]), "t10k": (train[-HELD_OUT:], labels[-HELD_OUT:])}
+    test = hardened(read(source / "t10k-images-idx3-ubyte"), SEED + 1)
+    return {"train": (train, labels), "t10k": (test, read(source / "t10k-labels-idx1-ubyte"))}
+
+
+def make(name: str, source: Path, cache: Path) -> None:
+    """Makes the folder of a data set, if it is not there; the same bytes every time."""
+    target = cache / name
+    if target.exists():
+        return
     partial = target.with_name(target.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train", slice(None, -HELD_OUT)), ("t10k", slice(-HELD_OUT, None))):
-        write(partial / f"{name}-images-idx3-ubyte", changed[part])
-        write(partial / f"{name}-labels-idx1-ubyte", labels[part])
+    for part, (images, labels) in split(name, source).items():
+        write(partial / f"{part}-images-idx3-ubyte", images)
+        write(partial / f"{part}-labels-idx1-ubyte", labels)
     partial.rename(target)
-
-
-def folder(data: str, source: Path, cache: Path) -> Path:
-    """The folder of a data set, made if it is not there."""
-    if data == "plain":
-        return source
-    target = cache / data
-    if not target.exists():
-        mixed(source, target)
-    return target

@@ -195,7 +195,8 @@ def write(out: Path, cards: list[tuple], about: dict) -> None:
     ]
     dense = sections["dense"]
     if dense.rows:
-        parts += ["## The dense model", f"Accuracy on as many epochs: {percent(dense.accuracy('dense'))} %."]
+        found = table(["set", "accuracy, %"], [[row, percent(dense.accuracy(row))] for row in dense.rows])
+        parts += ["## The dense models that all others start from", found]
     for name, title, text, plot in (
         ("policies", "How the training batch is cut into groups", policies, plot_policies),
         ("methods", "Unified against its parts and baselines", methods, plot_methods),

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import hashlib
 import json
 import platform
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 import data
@@ -23,8 +25,8 @@ ROOT = HERE.parent
 TABLES = ("dense", "policies", "methods", "frontier", "recipes")
 
 
-def job(run: tables.Run, source: Path, cache: Path, scale: float) -> dict:
-    """The job file of a run. `scale` stretches every stage."""
+def job(run: tables.Run, data: Path, start: Path | None, scale: float) -> dict:
+    """The job file of a run on a data set's folder. `scale` stretches every stage; `start` is the model that it begins with."""
     document = copy.deepcopy(tomllib.loads((HERE / "base.toml").read_text()))
     for path, value in run.fields.items():
         *parents, leaf = path.split(".")
@@ -38,11 +40,19 @@ def job(run: tables.Run, source: Path, cache: Path, scale: float) -> dict:
     for stage in ("search", "tune"):
         if stage in document["compress"]:
             document["compress"][stage]["epochs"] *= scale
-    folder = str(data.folder(run.data, source, cache))
-    document["data"] |= {"train": folder, "validation": folder}
+    if start:
+        document["model"]["init"] = {"safetensors": str(start)}
+    document["data"] |= {"train": str(data), "validation": str(data)}
     document["train"]["seed"] = run.seed
     document["name"] = document["publish"]["name"] = run.name
     return document
+
+
+def identity(document: dict) -> str:
+    """Jobs that differ in nothing but their name have the same."""
+    rest = copy.deepcopy(document)
+    del rest["name"], rest["publish"]["name"]
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def machine() -> str:
@@ -65,35 +75,58 @@ def card(folder: Path) -> dict:
     return found
 
 
-def train_all(runs: list[tables.Run], arguments: argparse.Namespace, state: Path) -> None:
-    """Trains the runs that have no checkpoint yet, as many at a time as there are workers."""
-    missing = [run for run in runs if not (state / run.name).exists()]
-    print(f"{len(runs) - len(missing)} of {len(runs)} runs are there", file=sys.stderr)
+@dataclass(frozen=True)
+class Planned:
+    """A run, its job file and the folder of its checkpoint, which jobs that differ in nothing but their name share."""
+
+    run: tables.Run
+    document: dict
+    folder: Path
+
+
+def plan(run: tables.Run, state: Path, scale: float) -> Planned:
+    start = tables.start(run)
+    weights = plan(start, state, scale).folder / "model.safetensors" if start else None
+    document = job(run, state / "data" / run.data, weights, scale)
+    return Planned(run, document, state / "runs" / identity(document))
+
+
+def train_all(planned: list[Planned], arguments: argparse.Namespace) -> None:
+    """Trains the jobs that have no checkpoint yet, as many at a time as there are workers."""
+    jobs: dict[Path, Planned] = {}
+    for each in planned:
+        jobs.setdefault(each.folder, each)
+    missing = [each for folder, each in jobs.items() if not folder.exists()]
+    print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are there", file=sys.stderr)
     if not missing:
         return
-    jobs = state / "jobs"
-    jobs.mkdir(parents=True, exist_ok=True)
-    for run in missing:
-        document = job(run, arguments.data, state, arguments.scale)
-        (jobs / f"{run.name}.toml").write_text(tomli_w.dumps(document))
+    state = arguments.state
+    files = state / "jobs"
+    for folder in (files, state / "runs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        data.make(each.run.data, arguments.data, state / "data")
+        (files / f"{each.run.name}.toml").write_text(tomli_w.dumps(each.document))
     with Service(arguments.programs, state / "service", arguments.workers) as service:
-        started = time.monotonic()
+        started, done = time.monotonic(), 0
 
-        def train(run: tables.Run) -> tables.Run:
-            service.train(jobs / f"{run.name}.toml", f"{run.name}:latest", state / run.name)
-            return run
+        def train(each: Planned) -> Planned:
+            service.train(files / f"{each.run.name}.toml", f"{each.run.name}:latest", each.folder)
+            return each
 
-        with ThreadPoolExecutor(arguments.workers) as pool:
-            futures = [pool.submit(train, run) for run in missing]
-            try:
-                for done, future in enumerate(as_completed(futures), start=1):
-                    run = future.result()
-                    left = (time.monotonic() - started) / done * (len(missing) - done)
-                    accuracy = card(state / run.name)["accuracy"]["per_sample"]
-                    print(f"{run.name}: {accuracy:.4f}  [{done}/{len(missing)}, {left / 60:.0f} min left]", file=sys.stderr)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        # What others start from goes first.
+        for phase in (True, False):
+            with ThreadPoolExecutor(arguments.workers) as pool:
+                futures = [pool.submit(train, each) for each in missing if (tables.start(each.run) is None) == phase]
+                try:
+                    for future in as_completed(futures):
+                        each, done = future.result(), done + 1
+                        left = (time.monotonic() - started) / done * (len(missing) - done)
+                        accuracy = card(each.folder)["accuracy"]["per_sample"]
+                        print(f"{each.run.name}: {accuracy:.4f}  [{done}/{len(missing)}, {left / 60:.0f} min left]", file=sys.stderr)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
 
 
 def main() -> None:
@@ -117,12 +150,14 @@ def main() -> None:
     ]
     if not runs:
         parser.error("no run has these rows")
-    # A run of another length is another run.
-    state = arguments.state / f"scale-{arguments.scale:g}"
-    train_all(runs, arguments, state)
-    cards = [(run, card(state / run.name)) for run in runs]
+    # Before hours pass in which the tree may change.
+    built_from = commit()
+    planned = [plan(run, arguments.state, arguments.scale) for run in runs]
+    starts = [plan(start, arguments.state, arguments.scale) for start in map(tables.start, runs) if start]
+    train_all(starts + planned, arguments)
+    cards = [(each.run, card(each.folder)) for each in planned]
     about = {
-        "commit": commit(),
+        "commit": built_from,
         "machine": f"{machine()}, {arguments.workers} cores, no GPU",
         "command": f"make experiments ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "make experiments",
     }

@@ -25,17 +25,30 @@ class Tables(unittest.TestCase):
             self.assertRegex(name, r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
     def test_recipes_never_see_the_test_set(self) -> None:
-        self.assertEqual({run.data for run in tables.recipes()}, {"mixed"})
+        self.assertEqual({run.data for run in tables.recipes()}, {"held-out"})
 
     def test_budgets_are_equal_within_a_table(self) -> None:
         self.assertEqual({run.fields["compress.target"] for run in tables.policies()}, {tables.TARGET})
         for run in tables.methods():
             self.assertEqual(run.fields["compress.target"], float(run.row.rsplit("-", 1)[1]))
 
+    def test_tables_share_the_jobs_that_are_the_same_in_both(self) -> None:
+        folders = {run.name: harness.plan(run, Path("state"), 1.0).folder for run in tables.all_runs(harness.TABLES)}
+        for seed in tables.SEEDS:
+            self.assertEqual(folders[f"policies.recursive.{seed}"], folders[f"methods.unified-0.5.{seed}"])
+            self.assertEqual(folders[f"policies.constant.{seed}"], folders[f"methods.constant-0.5.{seed}"])
+        self.assertEqual(len(set(folders.values())), len(folders) - 2 * len(tables.SEEDS))
+
+    def test_a_run_starts_from_the_dense_model_of_its_seed_and_data(self) -> None:
+        for run in tables.all_runs(("policies", "recipes")):
+            init = harness.plan(run, Path("state"), 1.0).document["model"]["init"]
+            dense = harness.plan(tables.dense(run.seed, run.data), Path("state"), 1.0)
+            self.assertEqual(init, {"safetensors": str(dense.folder / "model.safetensors")})
+            self.assertNotIn("init", dense.document["model"])
+
     def test_a_job_of_another_length_leaves_the_other_seeds_theirs(self) -> None:
-        nowhere = Path("nowhere")
-        lengths = [harness.job(run, nowhere, nowhere, 0.5)["compress"]["tune"]["epochs"] for run in tables.dense()]
-        self.assertEqual(lengths, [1.5] * len(tables.SEEDS))
+        planned = [harness.plan(tables.dense(seed), Path("state"), 0.5) for seed in tables.SEEDS]
+        self.assertEqual([each.document["compress"]["tune"]["epochs"] for each in planned], [4.0] * len(tables.SEEDS))
 
     def test_every_model_of_the_frontier_can_be_run_at_every_budget_that_is_compared(self) -> None:
         for run in tables.frontier():

@@ -171,8 +171,13 @@ impl Cluster {
 
     /// Starts a worker, again or for the first time.
     pub fn start_worker(&mut self, index: usize) {
+        self.start_worker_from(index, &program("espalier-worker"));
+    }
+
+    /// As [`Cluster::start_worker`], from a program that lies elsewhere.
+    pub fn start_worker_from(&mut self, index: usize, program: &Path) {
         let name = format!("worker-{index}");
-        let mut command = Command::new(program("espalier-worker"));
+        let mut command = Command::new(program);
         command
             .args(["agent", "--coordinator", &self.endpoint(), "--id", &name])
             .arg("--dir")

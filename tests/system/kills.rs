@@ -1,10 +1,11 @@
 //! Whatever is killed, the job ends well, every step is committed once, and the model is that of
 //! an undisturbed run, bit for bit.
 
+use std::fs;
 use std::time::Duration;
 
 use espalier_random::{ChaCha8Rng, Rng as _, Stream, rng};
-use espalier_tests::{Cluster, Feed, TinyJob, fresh_seed, weights};
+use espalier_tests::{Cluster, Feed, TinyJob, fresh_seed, program, weights};
 
 /// What is killed.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +78,17 @@ fn a_job_survives_the_loss_of_any_process() {
             );
         }
     }
+}
+
+#[test]
+fn a_worker_whose_program_is_taken_away_runs_jobs_with_the_one_it_began_with() {
+    let mut cluster = Cluster::start(1);
+    cluster.kill_worker(0);
+    let copy = cluster.dir().join("installed");
+    fs::copy(program("espalier-worker"), &copy).unwrap();
+    cluster.start_worker_from(0, &copy);
+    fs::remove_file(&copy).unwrap();
+    cluster.run(&TinyJob::new(&cluster.data()));
 }
 
 /// Kills one process, and starts again what does not start by itself.

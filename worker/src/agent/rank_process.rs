@@ -19,7 +19,7 @@ pub(super) fn start(
     told: Logs,
     kill: CancellationToken,
 ) -> io::Result<impl Future<Output = Exit> + Send + 'static> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = own_program()?;
     command
         .arg("rank")
         .arg("--socket")
@@ -61,6 +61,18 @@ pub(super) fn start(
             tokio::join!(ended(&mut child, &kill), read_stdout, read_stderr, report);
         Exit { status, last_line }
     })
+}
+
+/// The agent's own program, as it was when the agent started: an upgrade may have put another one in its
+/// place, or none yet, and ranks of another version than their agent's are not to run.
+fn own_program() -> io::Result<Command> {
+    let path = std::env::current_exe()?;
+    if path.exists() {
+        return Ok(Command::new(path));
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(path);
+    Ok(command)
 }
 
 async fn ended(child: &mut Child, kill: &CancellationToken) -> String {
