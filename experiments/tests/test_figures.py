@@ -35,8 +35,8 @@ class Tables(unittest.TestCase):
     def test_tables_share_the_jobs_that_are_the_same_in_both(self) -> None:
         folders = {run.name: harness.plan(run, Path("state"), 1.0).folder for run in tables.all_runs(harness.TABLES)}
         for seed in tables.SEEDS:
-            self.assertEqual(folders[f"policies.recursive.{seed}"], folders[f"methods.unified-0.5.{seed}"])
-            self.assertEqual(folders[f"policies.constant.{seed}"], folders[f"methods.constant-0.5.{seed}"])
+            self.assertEqual(folders[f"policies.recursive.{seed}"], folders[f"methods.unified-{tables.TARGET}.{seed}"])
+            self.assertEqual(folders[f"policies.constant.{seed}"], folders[f"methods.constant-{tables.TARGET}.{seed}"])
         self.assertEqual(len(set(folders.values())), len(folders) - 2 * len(tables.SEEDS))
 
     def test_a_run_starts_from_the_dense_model_of_its_seed_and_data(self) -> None:
