@@ -36,6 +36,7 @@ SEPARATE = (0.4, 0.5, 0.6, 0.7)
 RECIPES = {
     "base": {},
     "reluctant": {"compress.gate.keep_init": 0.95, "compress.gate.lr_scale": 4.0},
+    "quick-gates": {"compress.gate.lr_scale": 10.0},
     "information": {"compress.gate.information": 0.02},
     "much-information": {"compress.gate.information": 0.1},
     "singles": {"compress.grouping": [{"policy": {"uniform": 1}}]},
