@@ -125,7 +125,9 @@ def train_all(planned: list[Planned], arguments: argparse.Namespace) -> None:
                         accuracy = card(each.folder)["accuracy"]["per_sample"]
                         print(f"{each.run.name}: {accuracy:.4f}  [{done}/{len(missing)}, {left / 60:.0f} min left]", file=sys.stderr)
                 except BaseException:
+                    # The pool waits for its threads, and they for the service.
                     pool.shutdown(wait=False, cancel_futures=True)
+                    service.stop()
                     raise
 
 

@@ -17,6 +17,7 @@ class Service:
         self.espalier = programs / "espalier"
         self.folder = folder
         self.workers = workers
+        self.commands: set[subprocess.Popen] = set()
 
     def __enter__(self) -> "Service":
         with socket.socket() as probe:
@@ -36,13 +37,29 @@ class Service:
         return self
 
     def __exit__(self, *_) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the service, and the commands that wait for it in other threads."""
         self.process.terminate()
         self.process.wait(timeout=READY_SECONDS)
+        for command in list(self.commands):
+            command.terminate()
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [self.espalier, *map(str, arguments)], env=self.environment, capture_output=True, text=True, check=False
+        command = subprocess.Popen(
+            [self.espalier, *map(str, arguments)],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        self.commands.add(command)
+        try:
+            stdout, stderr = command.communicate()
+        finally:
+            self.commands.discard(command)
+        return subprocess.CompletedProcess(command.args, command.returncode, stdout, stderr)
 
     def train(self, job: Path, reference: str, target: Path) -> None:
         """Trains the job to its end and pulls its checkpoint; the folder is there whole or not at all."""

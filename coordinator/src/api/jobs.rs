@@ -66,7 +66,12 @@ impl Jobs {
         }
     }
 
-    async fn submit(&self, request: SubmitJobRequest) -> Result<SubmitJobResponse, JobsError> {
+    /// `read` is the job of the request's file, where it was parsed already.
+    async fn submit(
+        &self,
+        request: SubmitJobRequest,
+        read: Option<Arc<Job>>,
+    ) -> Result<SubmitJobResponse, JobsError> {
         let id = &request.request_id;
         if !(1..=128).contains(&id.len())
             || !id
@@ -78,8 +83,12 @@ impl Jobs {
                 "must be 1 to 128 letters, digits, `-`, `_` or `.`, such as a UUID",
             ));
         }
-        let spec =
-            Job::parse(&request.spec_toml).map_err(|problems| JobsError::Spec { problems })?;
+        let spec = match read {
+            Some(spec) => spec,
+            None => Job::parse(&request.spec_toml)
+                .map(Arc::new)
+                .map_err(|problems| JobsError::Spec { problems })?,
+        };
         let relative = spec.relative_paths();
         if !relative.is_empty() {
             return Err(JobsError::RelativePaths(relative));
@@ -167,9 +176,10 @@ impl Jobs {
 impl JobService for Jobs {
     async fn submit_job(
         &self,
-        request: Request<SubmitJobRequest>,
+        mut request: Request<SubmitJobRequest>,
     ) -> Result<Response<SubmitJobResponse>, Status> {
-        bounded(self.submit(request.into_inner())).await
+        let read = request.extensions_mut().remove::<Arc<Job>>();
+        bounded(self.submit(request.into_inner(), read)).await
     }
 
     async fn get_job(

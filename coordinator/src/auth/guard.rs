@@ -125,7 +125,7 @@ impl Guard {
         }
         let principal = self.principal(request.headers()).await?;
         principal.name().clone_into(&mut entry.who);
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let body = match method.rule {
             Rule::Public | Rule::Known => body,
             Rule::Some(verbs) => {
@@ -140,6 +140,9 @@ impl Guard {
                 entry.target = ask.target;
                 for need in ask.needs {
                     self.check(&principal, need).await?;
+                }
+                if let Some(job) = ask.job {
+                    parts.extensions.insert(job);
                 }
                 Body::new(Full::new(bytes))
             }

@@ -1,5 +1,7 @@
 //! What each method needs: one table, and nothing else is let through.
 
+use std::sync::Arc;
+
 use espalier_auth::Verb;
 use espalier_job::{Init, Job};
 use espalier_proto::v1 as pb;
@@ -39,12 +41,14 @@ pub(super) enum Note {
 }
 
 /// What a message asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Ask {
     /// All of these are needed.
     pub(super) needs: Vec<Need>,
     /// To what, for the audit log.
     pub(super) target: String,
+    /// The job that is submitted; it goes with the call, so that its file is parsed once.
+    pub(super) job: Option<Arc<Job>>,
 }
 
 /// Something that is needed.
@@ -245,6 +249,7 @@ fn one(need: Need, target: String) -> Result<Ask, Refusal> {
     Ok(Ask {
         needs: vec![need],
         target,
+        job: None,
     })
 }
 
@@ -266,6 +271,7 @@ fn submit(bytes: Bytes) -> Result<Ask, Refusal> {
     Ok(Ask {
         needs,
         target: name,
+        job: Some(Arc::new(job)),
     })
 }
 
@@ -302,7 +308,11 @@ fn publish(bytes: Bytes) -> Result<Ask, Refusal> {
             vec![Need::Name(verb, request.name)]
         }
     };
-    Ok(Ask { needs, target })
+    Ok(Ask {
+        needs,
+        target,
+        job: None,
+    })
 }
 
 fn get(bytes: Bytes) -> Result<Ask, Refusal> {

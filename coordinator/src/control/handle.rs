@@ -49,7 +49,7 @@ pub(super) enum Command {
 /// A checked job file to accept.
 pub(super) struct Submission {
     pub(super) request_id: String,
-    pub(super) spec: Box<Job>,
+    pub(super) spec: Arc<Job>,
     pub(super) spec_toml: String,
 }
 
@@ -133,12 +133,12 @@ impl Handle {
     pub(crate) async fn submit(
         &self,
         request_id: String,
-        spec: Job,
+        spec: Arc<Job>,
         spec_toml: String,
     ) -> Result<Snapshot, Error> {
         let submission = Submission {
             request_id,
-            spec: Box::new(spec),
+            spec,
             spec_toml,
         };
         self.ask(|reply| Command::Submit(submission, reply)).await

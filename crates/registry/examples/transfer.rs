@@ -19,6 +19,12 @@ use tonic::transport::server::TcpIncoming;
 /// Bytes of a tensor: 16 MiB of f32.
 const TENSOR: usize = 16 << 20;
 
+/// Pulls at once.
+const AT_ONCE: usize = 64;
+
+/// Bytes of the weights that each of them pulls.
+const PULLED: usize = 64 << 20;
+
 /// First argument of the process that is the registry; the second is its folder.
 const SERVE: &str = "serve";
 
@@ -86,12 +92,53 @@ async fn run(gib: usize) -> anyhow::Result<()> {
         "moved {} and {} of {bytes} bytes",
         pushed.moved.moved_bytes, again.moved.moved_bytes
     );
-    println!(
-        "peak memory: client {:.0} MB, registry {:.0} MB",
-        peak_rss(std::process::id()),
-        peak_rss(registry.process.id())
-    );
+    let peaks = || {
+        println!(
+            "peak memory: client {:.0} MB, registry {:.0} MB",
+            peak_rss(std::process::id()),
+            peak_rss(registry.process.id())
+        );
+    };
+    peaks();
+    let (speed, seconds) = pull_at_once(&registry.endpoint, dir.path()).await?;
+    show("64 pulls at once    ", speed);
+    let [first, .., last] = seconds[..] else {
+        anyhow::bail!("no pull");
+    };
+    println!("the first had its copy after {first:.1} s, the last after {last:.1} s");
+    peaks();
     Ok(())
+}
+
+/// Pulls a model of 64 MiB by 64 clients at once, each into a folder of its own, which goes once it is
+/// there. MB/s of all together, and after how many seconds each was done, in order.
+async fn pull_at_once(endpoint: &str, dir: &Path) -> anyhow::Result<(f64, Vec<f64>)> {
+    let folder = dir.join("small");
+    std::fs::create_dir(&folder)?;
+    write_model(&folder.join("model.safetensors"), PULLED / TENSOR)?;
+    let client = Client::connect(endpoint).await?;
+    let request = PublishRequest::new("small", Kind::Model);
+    let pushed = client.push_folder(&folder, &request, |_, _| {}).await?;
+    let started = Instant::now();
+    let mut pulls = tokio::task::JoinSet::new();
+    for number in 0..AT_ONCE {
+        let (endpoint, digest) = (endpoint.to_owned(), pushed.digest.clone());
+        let target = dir.join(format!("pulled-{number}"));
+        pulls.spawn(async move {
+            let client = Client::connect(&endpoint).await?;
+            client.pull(&digest, &target, |_, _| {}).await?;
+            let seconds = started.elapsed().as_secs_f64();
+            tokio::fs::remove_dir_all(target).await?;
+            anyhow::Ok(seconds)
+        });
+    }
+    let mut seconds = Vec::with_capacity(AT_ONCE);
+    while let Some(pull) = pulls.join_next().await {
+        seconds.push(pull??);
+    }
+    seconds.sort_by(f64::total_cmp);
+    let whole = seconds.last().context("no pull")?;
+    Ok(((AT_ONCE * PULLED) as f64 / 1e6 / whole, seconds))
 }
 
 /// The other process; it ends with this value.

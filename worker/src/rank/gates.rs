@@ -39,6 +39,10 @@ const NOTABLE_MISS: f64 = 0.01;
 /// The same in shared mode, which one threshold cannot serve at every batch size.
 const NOTABLE_TOGETHER: f64 = 0.05;
 
+/// A threshold beyond this was not trained for: the noise of training takes a decision so far from its
+/// margin, in nats, once in 3,000 times.
+const NOTABLE_THRESHOLD: f64 = 8.0;
+
 /// What people should know of the finished model's gates before they trust its figures.
 pub(super) fn warnings(compress: &Compress, config: &Config, card: &ReportCard) -> Vec<String> {
     let Some(gate) = &config.gate else {
@@ -54,7 +58,12 @@ pub(super) fn warnings(compress: &Compress, config: &Config, card: &ReportCard) 
         missed_together(compress, card),
         missed_budgets(compress.target, &card.frontier),
     ];
-    collapse.into_iter().chain(misses).flatten().collect()
+    let saturated = match gate.decide {
+        DecideBy::Input | DecideBy::Constant => saturated(card.gates.threshold),
+        DecideBy::Random => None,
+    };
+    let all = collapse.into_iter().chain(misses).chain([saturated]);
+    all.flatten().collect()
 }
 
 /// Gates that decide the same for every sample, in words.
@@ -118,6 +127,21 @@ fn missed_together(compress: &Compress, card: &ReportCard) -> Option<String> {
             "in shared mode hard MACs are {} where {target} was asked: the mean of a batch moves whole modules, \
              and no threshold serves all sizes",
             off.join(", ")
+        )
+    })
+}
+
+/// Gates that were too sure in training to be moved to the budget by it.
+fn saturated(threshold: f64) -> Option<String> {
+    (threshold.abs() > NOTABLE_THRESHOLD).then(|| {
+        let (side, done) = if threshold > 0.0 {
+            ("open", "skipped")
+        } else {
+            ("closed", "run")
+        };
+        format!(
+            "the gates' threshold is {threshold:.1}: they saturated {side} in training, and modules are {done} to \
+             meet the budget that hardly ever were before; a smaller compress.gate.lr_scale keeps gates within reach"
         )
     })
 }
@@ -238,6 +262,13 @@ mod tests {
              always skip: blocks.0.ffn"
         );
         assert_eq!(told(&[0.0, 0.1, 0.9, 0.5]), None);
+    }
+
+    #[test]
+    fn gates_that_saturated_are_named() {
+        assert_eq!(saturated(-3.0), None);
+        assert!(saturated(32.0).unwrap().contains("saturated open"));
+        assert!(saturated(-9.0).unwrap().contains("saturated closed"));
     }
 
     #[test]
