@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # What is shipped; the workspace has more.
 programs = --package espalier-cli --package espalier-coordinator --package espalier-worker
-.PHONY: help setup build demo test sim sim-mutants lint docs experiments chaos reference test-python clean-cache
+.PHONY: help setup build demo test sim sim-mutants lint docs fuzz experiments chaos reference test-python clean-cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ sim-mutants: setup ## let the simulation catch deliberately wrong variants of th
 
 lint: setup ## check formatting, lints, and the dependencies' licences and sources
 	@scripts/lint
+
+fuzz: ## fuzz what reads strangers' bytes in the registry, coverage-guided (SECONDS=60 for each target)
+	@scripts/fuzz $(SECONDS)
 
 docs: setup ## regenerate the generated pages of docs/
 	@scripts/docs

@@ -174,6 +174,12 @@ impl Cluster {
         self.start_worker_from(index, &program("espalier-worker"));
     }
 
+    /// Starts a worker that the cluster did not have so far.
+    pub fn add_worker(&mut self) {
+        self.workers.push(None);
+        self.start_worker(self.workers.len() - 1);
+    }
+
     /// As [`Cluster::start_worker`], from a program that lies elsewhere.
     pub fn start_worker_from(&mut self, index: usize, program: &Path) {
         let name = format!("worker-{index}");

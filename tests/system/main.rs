@@ -13,4 +13,5 @@ mod recovery;
 mod registry;
 mod resume;
 mod sharing;
+mod stragglers;
 mod trust;

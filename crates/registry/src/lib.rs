@@ -32,6 +32,8 @@ mod signing;
 mod crash_tests;
 
 pub use blobs::Blobs;
+#[cfg(fuzzing)]
+pub use chunks::fuzzing;
 pub use chunks::{ChunkId, MAX_CHUNK};
 pub use client::{
     Alias, Client, ClientError, Expected, Fault, Found, Mirror, Moved, PublishRequest, Pulled,

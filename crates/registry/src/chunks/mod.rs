@@ -2,6 +2,8 @@
 
 mod codec;
 mod cut;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod safetensors;
 
 use serde::{Deserialize, Serialize};
