@@ -38,14 +38,29 @@ class Figure:
         return "does not hold here" if max(self.values) <= 0 else "not shown: the seeds disagree"
 
 
+@dataclass(frozen=True)
+class Entry:
+    """The card of a run, and where it is from."""
+
+    table: str
+    row: str
+    seed: int
+    command: str
+    commit: str
+    machine: str
+    card: dict
+
+
 class Cards:
     """The cards of one table."""
 
-    def __init__(self, cards: list[tuple], table: str) -> None:
+    def __init__(self, entries: list[Entry], table: str) -> None:
         self.by_row: dict[str, list[dict]] = {}
-        for run, card in sorted(cards, key=lambda pair: pair[0].seed):
-            if run.table == table:
-                self.by_row.setdefault(run.row, []).append(card)
+        self.origins: set[tuple[str, str, str]] = set()
+        for entry in sorted(entries, key=lambda entry: entry.seed):
+            if entry.table == table:
+                self.by_row.setdefault(entry.row, []).append(entry.card)
+                self.origins.add((entry.command, entry.commit, entry.machine))
 
     @property
     def rows(self) -> list[str]:

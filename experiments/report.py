@@ -1,10 +1,11 @@
 """Writes the report of the experiments: Markdown, plots and the cards it was made from."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib
-from figures import BATCHES, Cards, Figure
+from figures import BATCHES, Cards, Entry, Figure
 from tables import SEPARATE
 
 matplotlib.use("svg")
@@ -182,14 +183,28 @@ def save(figure, path: Path) -> None:
     plt.close(figure)
 
 
-def write(out: Path, cards: list[tuple], about: dict) -> None:
-    """Writes report.md, the plots and cards.json into `out`."""
+def merged(kept: list[Entry], new: list[Entry]) -> list[Entry]:
+    """A table that was made again takes the place of what was there of it."""
+    again = {entry.table for entry in new}
+    return [entry for entry in kept if entry.table not in again] + new
+
+
+def origins(sections: dict[str, Cards]) -> str:
+    rows = [[f"`{name}`", f"`{command}`", commit, machine] for name, cards in sections.items() for command, commit, machine in sorted(cards.origins)]
+    return table(["table", "command", "commit", "machine"], rows)
+
+
+def write(out: Path, new: list[Entry]) -> None:
+    """Writes report.md, the plots and cards.json into `out`. Tables that are there already and were not made now are kept."""
     out.mkdir(parents=True, exist_ok=True)
-    sections = {name: Cards(cards, name) for name in ("dense", "policies", "methods", "frontier", "recipes")}
+    path = out / "cards.json"
+    kept = [Entry(**entry) for entry in json.loads(path.read_text())] if path.exists() else []
+    entries = merged(kept, new)
+    sections = {name: Cards(entries, name) for name in ("dense", "policies", "methods", "frontier", "recipes")}
     parts = [
         "# The paper's claims at a small scale",
-        f"Made by `{about['command']}` at commit `{about['commit']}` on {about['machine']}. [README.md](../README.md) says what each table "
-        "is and how to read it. Figures are means over the seeds ± their standard deviation.",
+        "[README.md](../README.md) says what each table is and how to read it. Figures are means over the seeds ± their standard deviation.",
+        origins(sections),
         "## What holds here",
         claims(sections),
     ]
@@ -210,5 +225,4 @@ def write(out: Path, cards: list[tuple], about: dict) -> None:
             plot(sections[name], out / f"{name}.svg")
             parts.append(f"![{title}]({name}.svg)")
     (out / "report.md").write_text("\n\n".join(parts) + "\n")
-    kept = [{"table": run.table, "row": run.row, "seed": run.seed, "card": card} for run, card in cards]
-    (out / "cards.json").write_text(json.dumps(kept, indent=1) + "\n")
+    path.write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")

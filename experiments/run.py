@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import data
+import figures
 import report
 import tables
 import tomli_w
@@ -75,6 +76,11 @@ def card(folder: Path) -> dict:
     return found
 
 
+def origin(folder: Path) -> Path:
+    """Beside a run's folder: which commit trained it, on what machine."""
+    return folder.with_suffix(".json")
+
+
 @dataclass(frozen=True)
 class Planned:
     """A run, its job file and the folder of its checkpoint, which jobs that differ in nothing but their name share."""
@@ -110,7 +116,10 @@ def train_all(planned: list[Planned], arguments: argparse.Namespace) -> None:
     with Service(arguments.programs, state / "service", arguments.workers) as service:
         started, done = time.monotonic(), 0
 
+        made = {"commit": commit(), "machine": f"{machine()}, {arguments.workers} cores, no GPU"}
+
         def train(each: Planned) -> Planned:
+            origin(each.folder).write_text(json.dumps(made))
             service.train(files / f"{each.run.name}.toml", f"{each.run.name}:latest", each.folder)
             return each
 
@@ -152,18 +161,15 @@ def main() -> None:
     ]
     if not runs:
         parser.error("no run has these rows")
-    # Before hours pass in which the tree may change.
-    built_from = commit()
     planned = [plan(run, arguments.state, arguments.scale) for run in runs]
     starts = [plan(start, arguments.state, arguments.scale) for start in map(tables.start, runs) if start]
     train_all(starts + planned, arguments)
-    cards = [(each.run, card(each.folder)) for each in planned]
-    about = {
-        "commit": built_from,
-        "machine": f"{machine()}, {arguments.workers} cores, no GPU",
-        "command": f"make experiments ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "make experiments",
-    }
-    report.write(arguments.out, cards, about)
+    command = " ".join(["make experiments", *([f"ARGS='{' '.join(sys.argv[1:])}'"] if sys.argv[1:] else [])])
+    found = [
+        figures.Entry(each.run.table, each.run.row, each.run.seed, command, card=card(each.folder), **json.loads(origin(each.folder).read_text()))
+        for each in planned
+    ]
+    report.write(arguments.out, found)
     print(arguments.out / "report.md")
 
 

@@ -7,8 +7,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import figures  # noqa: E402  found through the path above
+import report  # noqa: E402
 import run as harness  # noqa: E402
 import tables  # noqa: E402
+
+
+def entry(table: str, row: str, seed: int, found: dict) -> figures.Entry:
+    return figures.Entry(table, row, seed, "make experiments", "abc", "here", found)
 
 
 def card(accuracy: float, by_batch: list[float]) -> dict:
@@ -77,17 +82,17 @@ class Figures(unittest.TestCase):
         def at(*accuracies: float) -> dict:
             return {"frontier": [{"budget": b, "accuracy": a} for b, a in zip((0.4, 0.6), accuracies, strict=True)]}
 
-        runs = [(tables.Run("frontier", "seen", seed), at(0.1 * seed, 0.2 * seed)) for seed in (2, 1)]
-        found = figures.Cards(runs, "frontier").at_budget("seen", 0.6, "accuracy")
+        entries = [entry("frontier", "seen", seed, at(0.1 * seed, 0.2 * seed)) for seed in (2, 1)]
+        found = figures.Cards(entries, "frontier").at_budget("seen", 0.6, "accuracy")
         self.assertEqual(found.values, (0.2, 0.4))
 
     def test_cards_are_grouped_by_row_in_the_order_of_seeds(self) -> None:
-        runs = [
-            (tables.Run("policies", "whole", 2), card(0.7, [0.7] * 6)),
-            (tables.Run("policies", "whole", 1), card(0.6, [0.5, 0.6, 0.6, 0.6, 0.6, 0.9])),
-            (tables.Run("methods", "static-0.5", 1), card(0.1, [0.1] * 6)),
+        entries = [
+            entry("policies", "whole", 2, card(0.7, [0.7] * 6)),
+            entry("policies", "whole", 1, card(0.6, [0.5, 0.6, 0.6, 0.6, 0.6, 0.9])),
+            entry("methods", "static-0.5", 1, card(0.1, [0.1] * 6)),
         ]
-        cards = figures.Cards(runs, "policies")
+        cards = figures.Cards(entries, "policies")
         self.assertEqual(cards.rows, ["whole"])
         self.assertEqual(cards.accuracy("whole").values, (0.6, 0.7))
         self.assertEqual(cards.accuracy("whole", 1).values, (0.9, 0.7))
@@ -95,6 +100,11 @@ class Figures(unittest.TestCase):
         spans = cards.over_batches("whole").values
         self.assertAlmostEqual(spans[0], 0.4)
         self.assertEqual(spans[1], 0.0)
+
+    def test_a_table_made_again_replaces_its_old_cards_and_no_others(self) -> None:
+        kept = [entry("policies", "old", 1, {}), entry("methods", "static-0.5", 1, {})]
+        new = [entry("policies", "whole", 1, {})]
+        self.assertEqual(report.merged(kept, new), [kept[1], new[0]])
 
 
 if __name__ == "__main__":
