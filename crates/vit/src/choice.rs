@@ -45,11 +45,13 @@ impl Probabilities {
 
     /// The likeliest structure whose F / F_full is in `budget`: the arg max if it is there. [ours]
     ///
+    /// One without any MHSA is none: the classes are read from a token that has then seen no other.
+    ///
     /// Where no structure is in the budget, the largest below it, else the smallest of all;
     /// `within_budget` says so.
     pub fn within(&self, cost: &Cost, budget: RangeInclusive<f64>) -> Choice {
         let arg_max = self.likeliest();
-        if budget.contains(&self.ratio(cost, &arg_max)) {
+        if budget.contains(&self.ratio(cost, &arg_max)) && self.sees(&arg_max) {
             return self.choice(cost, &arg_max, &budget);
         }
         self.choice(
@@ -78,6 +80,17 @@ impl Probabilities {
             within_budget: budget.contains(&static_ratio),
             reason: self.reason(cost, chosen, budget),
         }
+    }
+
+    /// Whether any module is an MHSA that is kept, or none may be.
+    fn sees(&self, chosen: &[usize]) -> bool {
+        let mut sizes = self.sizes(chosen).enumerate();
+        let may = |(m, candidates): (usize, &Vec<Candidate>)| {
+            candidates
+                .iter()
+                .any(|candidate| sees_by(m, candidate.size))
+        };
+        sizes.any(|(m, size)| sees_by(m, size)) || !self.modules.iter().enumerate().any(may)
     }
 
     fn ratio(&self, cost: &Cost, chosen: &[usize]) -> f64 {
@@ -119,7 +132,12 @@ impl Probabilities {
         let arg_max = self.likeliest();
         let (first_ratio, ratio) = (self.ratio(cost, &arg_max), self.ratio(cost, chosen));
         let (least, most) = (budget.start(), budget.end());
-        let start = format!("arg max has {first_ratio:.4} of the dense MACs");
+        let blind = if self.sees(&arg_max) {
+            ""
+        } else {
+            " and no MHSA, so that it would not see the image"
+        };
+        let start = format!("arg max has {first_ratio:.4} of the dense MACs{blind}");
         let range = format!("the budget is {least:.4} to {most:.4}");
         let changes: Vec<String> = self
             .sizes(&arg_max)
@@ -140,6 +158,11 @@ impl Probabilities {
         };
         format!("{start}, {range}{moved}{miss}")
     }
+}
+
+/// Whether module m of this size shows the class token the other tokens.
+fn sees_by(m: usize, size: i64) -> bool {
+    m.is_multiple_of(2) && size > 0
 }
 
 fn module_name(m: usize) -> String {

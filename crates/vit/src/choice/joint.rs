@@ -1,6 +1,6 @@
 use std::ops::RangeInclusive;
 
-use super::{Choice, Probabilities};
+use super::{Choice, Probabilities, sees_by};
 use crate::Cost;
 
 /// Cells over 0 ..= F_full, of MACs with every gate open and of MACs that are spent. Of two partial choices in
@@ -16,6 +16,8 @@ struct Partial {
     kept: f64,
     /// F / F_full of what is fixed and of those of these modules that run.
     spent: f64,
+    /// Whether one of those that run is an MHSA.
+    sees: bool,
 }
 
 /// How a partial choice came about: the cell before its last module, and that module's candidate.
@@ -27,7 +29,8 @@ struct Step {
 
 impl Probabilities {
     /// The likeliest structure within `budget` together with a set of its modules that never run, so that
-    /// what is spent is within `total`; both as shares of the dense model's MACs. None where there is none. [ours]
+    /// what is spent is within `total`; both as shares of the dense model's MACs. An MHSA runs. None where there
+    /// is none. [ours]
     ///
     /// Of constant gates, which cannot make up for a structure that misses: `margins` are keep - skip of the M
     /// modules' gates, and score the set; the score is of both.
@@ -39,11 +42,12 @@ impl Probabilities {
         total: &RangeInclusive<f64>,
     ) -> Option<Choice> {
         let fixed = cost.fixed() / cost.dense();
-        let mut cells = vec![None; CELLS * CELLS];
+        let mut cells = vec![None; 2 * CELLS * CELLS];
         let nothing = Partial {
             score: 0.0,
             kept: fixed,
             spent: fixed,
+            sees: false,
         };
         cells[nothing.cell()] = Some(nothing);
         let mut steps: Vec<Vec<Step>> = Vec::with_capacity(self.modules.len());
@@ -53,7 +57,7 @@ impl Probabilities {
                 before: 0,
                 candidate: 0,
             };
-            let (mut next, mut step) = (vec![None; CELLS * CELLS], vec![none; CELLS * CELLS]);
+            let (mut next, mut step) = (vec![None; cells.len()], vec![none; cells.len()]);
             for (before, partial) in cells.iter().enumerate() {
                 let Some(partial) = partial else { continue };
                 for (k, candidate) in candidates.iter().enumerate() {
@@ -78,8 +82,9 @@ impl Probabilities {
             steps.push(step);
         }
 
-        let both =
-            |partial: &Partial| budget.contains(&partial.kept) && total.contains(&partial.spent);
+        let both = |partial: &Partial| {
+            partial.sees && budget.contains(&partial.kept) && total.contains(&partial.spent)
+        };
         let ends = cells.iter().enumerate();
         let (mut cell, best) = ends
             .filter_map(|(cell, partial)| partial.filter(both).map(|partial| (cell, partial)))
@@ -133,6 +138,7 @@ impl Partial {
             score: self.score + candidate.score + gate,
             kept: self.kept + share(1.0),
             spent: self.spent + share(if runs { 1.0 } else { 0.0 }),
+            sees: self.sees || runs && sees_by(m, candidate.size),
         }
     }
 
@@ -154,7 +160,7 @@ impl Partial {
 
     fn cell(&self) -> usize {
         let place = |ratio: f64| ((ratio * CELLS as f64) as usize).min(CELLS - 1);
-        place(self.kept) * CELLS + place(self.spent)
+        (usize::from(self.sees) * CELLS + place(self.kept)) * CELLS + place(self.spent)
     }
 }
 

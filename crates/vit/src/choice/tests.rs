@@ -60,22 +60,24 @@ impl Probabilities {
     }
 }
 
-/// The best score of a structure in `budget`, of all there are; minus infinity for none.
+/// The best score of a structure with an MHSA in `budget`, of all there are; minus infinity for none.
 fn best_of_all(probabilities: &Probabilities, cost: &Cost, budget: &RangeInclusive<f64>) -> f64 {
-    let mut structures = vec![(0.0, cost.fixed())];
+    let mut structures = vec![(0.0, cost.fixed(), false)];
     for (m, candidates) in probabilities.modules.iter().enumerate() {
-        let with = |&(score, macs): &(f64, f64)| {
-            let candidates = candidates.iter();
-            candidates
-                .map(move |c| (score + c.score, macs + cost.module(m, c.size, 1.0)))
-                .collect::<Vec<_>>()
+        let with = |&(score, macs, sees): &(f64, f64, bool)| {
+            let sees_with = move |size: i64| sees || m % 2 == 0 && size > 0;
+            let with = move |c: &Candidate| {
+                let macs = macs + cost.module(m, c.size, 1.0);
+                (score + c.score, macs, sees_with(c.size))
+            };
+            candidates.iter().map(with).collect::<Vec<_>>()
         };
         structures = structures.iter().flat_map(with).collect();
     }
     let within = structures
         .iter()
-        .filter(|(_, macs)| budget.contains(&(macs / cost.dense())));
-    within.fold(f64::NEG_INFINITY, |best, &(score, _)| best.max(score))
+        .filter(|(_, macs, sees)| *sees && budget.contains(&(macs / cost.dense())));
+    within.fold(f64::NEG_INFINITY, |best, &(score, ..)| best.max(score))
 }
 
 proptest! {
@@ -118,8 +120,36 @@ proptest! {
         let cost = Cost::new(&dims(), None);
         let probabilities = with_scores(&scores);
         let choice = probabilities.within(&cost, 0.0..=1.0);
-        prop_assert_eq!(choice.structure, probabilities.arg_max());
+        if probabilities.arg_max().blocks.iter().any(|block| block.heads > 0) {
+            prop_assert_eq!(choice.structure, probabilities.arg_max());
+        }
     }
+
+    #[test]
+    fn an_mhsa_is_kept_however_likely_it_is_to_go(mut scores in scores(), most in 0.15..1.0) {
+        for block in 0..4 {
+            scores[block * (5 + 9)] = 0.0;
+            scores[block * (5 + 9) + 1..block * (5 + 9) + 5].fill(-100.0);
+        }
+        let cost = Cost::new(&dims(), None);
+        let choice = with_scores(&scores).within(&cost, most - 0.02..=most);
+        prop_assert!(choice.structure.blocks.iter().any(|block| block.heads > 0), "{}", choice.reason);
+        prop_assert!(choice.reason.contains("no MHSA"), "{}", choice.reason);
+        prop_assert!(choice.within_budget, "{}", choice.reason);
+    }
+}
+
+#[test]
+fn where_no_module_may_be_an_mhsa_the_likeliest_is_taken_all_the_same() {
+    let mut probabilities = with_scores(&rising());
+    for (m, candidates) in probabilities.modules.iter_mut().enumerate() {
+        if m % 2 == 0 {
+            candidates.truncate(1);
+        }
+    }
+    let cost = Cost::new(&dims(), None);
+    let choice = probabilities.within(&cost, 0.0..=1.0);
+    assert_eq!(choice.structure, probabilities.arg_max());
 }
 
 #[test]
@@ -191,7 +221,8 @@ proptest! {
                     let (a, b) = (module(0, attn), module(1, ffn));
                     let (kept, spent) = (fixed + a.0 + b.0, fixed + a.1 + b.1);
                     let rest: f64 = few.modules[2..].iter().map(|c| c[0].score).sum();
-                    if budget.contains(&kept) && total.contains(&spent) {
+                    let sees = open[0] && attn.size > 0;
+                    if sees && budget.contains(&kept) && total.contains(&spent) {
                         best = Some(best.unwrap_or(f64::MIN).max(a.2 + b.2 + rest));
                     }
                 }
