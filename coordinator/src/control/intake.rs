@@ -16,7 +16,7 @@ use crate::job::{Edit, JobId, Record, Snapshot};
 use crate::keys;
 
 /// Most jobs accepted at once.
-const BATCH: usize = 128;
+const BATCH: usize = 256;
 
 /// Operations of an accepted job, its request's included; of its conditions there are no more.
 const OPS: usize = 4;
