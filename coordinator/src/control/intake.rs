@@ -16,7 +16,7 @@ use crate::job::{Edit, JobId, Record, Snapshot};
 use crate::keys;
 
 /// Most jobs accepted at once.
-const BATCH: usize = 256;
+const BATCH: usize = 128;
 
 /// Operations of an accepted job, its request's included; of its conditions there are no more.
 const OPS: usize = 4;
@@ -89,13 +89,12 @@ impl Control {
         let Some(mut first) = shares.next() else {
             return Ok(Vec::new());
         };
-        first.txn = first
-            .txn
+        let txn = std::mem::take(&mut first.txn)
             .when(Compare::unchanged(keys::JOB_COUNTER, counter.as_ref()))
             .then(Op::put(keys::JOB_COUNTER, encode(&last)));
         // The numbers of all are taken before any other transaction uses one: a coordinator that ends in
         // between leaves numbers that no job has, never a job whose number is given again.
-        let outcome = self.leader.commit(first.txn.clone()).await?;
+        let outcome = self.leader.commit(txn).await?;
         let mut rest = Vec::new();
         if outcome == Outcome::Conflict {
             rest.extend(first.submits);
@@ -103,10 +102,10 @@ impl Control {
             return Ok(rest);
         }
         self.answer(first, outcome, &mut rest)?;
-        let shares: Vec<Share> = shares.collect();
+        let mut shares: Vec<Share> = shares.collect();
         let commits = shares
-            .iter()
-            .map(|share| self.leader.commit(share.txn.clone()));
+            .iter_mut()
+            .map(|share| self.leader.commit(std::mem::take(&mut share.txn)));
         let outcomes = join_all(commits).await;
         for (share, outcome) in shares.into_iter().zip(outcomes) {
             self.answer(share, outcome?, &mut rest)?;
