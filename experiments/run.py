@@ -115,7 +115,6 @@ def train_all(planned: list[Planned], arguments: argparse.Namespace) -> None:
         (files / f"{each.run.name}.toml").write_text(tomli_w.dumps(each.document))
     with Service(arguments.programs, state / "service", arguments.workers) as service:
         started, done = time.monotonic(), 0
-
         made = {"commit": commit(), "machine": f"{machine()}, {arguments.workers} cores, no GPU"}
 
         def train(each: Planned) -> Planned:
@@ -154,6 +153,8 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument("--rows", nargs="+", help="only these rows")
     arguments = parser.parse_args()
+    # Jobs name files of it.
+    arguments.state = arguments.state.resolve()
     runs = [
         run
         for run in tables.all_runs(arguments.tables)
