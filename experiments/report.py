@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 from figures import BATCHES, Cards, Entry, Figure
-from tables import SEPARATE
+from tables import SEPARATE, TABLES
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt  # noqa: E402  the backend is chosen first
@@ -200,7 +200,7 @@ def write(out: Path, new: list[Entry]) -> None:
     path = out / "cards.json"
     kept = [Entry(**entry) for entry in json.loads(path.read_text())] if path.exists() else []
     entries = merged(kept, new)
-    sections = {name: Cards(entries, name) for name in ("dense", "policies", "methods", "frontier", "recipes")}
+    sections = {name: Cards(entries, name) for name in TABLES}
     parts = [
         "# The paper's claims at a small scale",
         "[README.md](../README.md) says what each table is and how to read it. Figures are means over the seeds ± their standard deviation.",

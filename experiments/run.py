@@ -23,10 +23,9 @@ from service import Service
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-TABLES = ("dense", "policies", "methods", "frontier", "recipes")
 
 
-def job(run: tables.Run, data: Path, start: Path | None, scale: float) -> dict:
+def job(run: tables.Run, images: Path, start: Path | None, scale: float) -> dict:
     """The job file of a run on a data set's folder. `scale` stretches every stage; `start` is the model that it begins with."""
     document = copy.deepcopy(tomllib.loads((HERE / "base.toml").read_text()))
     for path, value in run.fields.items():
@@ -43,7 +42,7 @@ def job(run: tables.Run, data: Path, start: Path | None, scale: float) -> dict:
             document["compress"][stage]["epochs"] *= scale
     if start:
         document["model"]["init"] = {"safetensors": str(start)}
-    document["data"] |= {"train": str(data), "validation": str(data)}
+    document["data"] |= {"train": str(images), "validation": str(images)}
     document["train"]["seed"] = run.seed
     document["name"] = document["publish"]["name"] = run.name
     return document
@@ -150,7 +149,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="jobs at a time, one core each")
     parser.add_argument("--scale", type=float, default=1.0, help="stretches every stage; the published report has 1")
     parser.add_argument("--seeds", type=int, default=len(tables.SEEDS), help="seeds of each run, the first so many")
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
+    parser.add_argument("--tables", nargs="+", choices=tables.TABLES, default=tables.TABLES)
     parser.add_argument("--rows", nargs="+", help="only these rows")
     arguments = parser.parse_args()
     # Jobs name files of it.

@@ -122,7 +122,11 @@ def dense_models() -> list[Run]:
     return [dense(seed) for seed in SEEDS] + [dense(1, "held-out")]
 
 
+# Those that others are compared with first.
+MAKERS = {"dense": dense_models, "policies": policies, "methods": methods, "frontier": frontier, "recipes": recipes}
+TABLES = tuple(MAKERS)
+
+
 def all_runs(tables: list[str]) -> list[Run]:
-    """The runs of the named tables, those that others are compared with first."""
-    makers = {"dense": dense_models, "policies": policies, "methods": methods, "frontier": frontier, "recipes": recipes}
-    return [run for table in makers if table in tables for run in makers[table]()]
+    """The runs of the named tables."""
+    return [run for table, make in MAKERS.items() if table in tables for run in make()]

@@ -24,7 +24,7 @@ def card(accuracy: float, by_batch: list[float]) -> dict:
 
 class Tables(unittest.TestCase):
     def test_every_run_has_a_name_of_its_own_that_a_registry_takes(self) -> None:
-        names = [run.name for run in tables.all_runs(["dense", "policies", "methods", "frontier", "recipes"])]
+        names = [run.name for run in tables.all_runs(tables.TABLES)]
         self.assertEqual(len(names), len(set(names)))
         for name in names:
             self.assertRegex(name, r"^[a-z0-9][a-z0-9._-]{0,62}$")
@@ -38,7 +38,7 @@ class Tables(unittest.TestCase):
             self.assertEqual(run.fields["compress.target"], float(run.row.rsplit("-", 1)[1]))
 
     def test_tables_share_the_jobs_that_are_the_same_in_both(self) -> None:
-        folders = {run.name: harness.plan(run, Path("state"), 1.0).folder for run in tables.all_runs(harness.TABLES)}
+        folders = {run.name: harness.plan(run, Path("state"), 1.0).folder for run in tables.all_runs(tables.TABLES)}
         for seed in tables.SEEDS:
             self.assertEqual(folders[f"policies.recursive.{seed}"], folders[f"methods.unified-{tables.TARGET}.{seed}"])
             self.assertEqual(folders[f"policies.constant.{seed}"], folders[f"methods.constant-{tables.TARGET}.{seed}"])

@@ -32,7 +32,7 @@ mod signing;
 mod crash_tests;
 
 pub use blobs::Blobs;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub use chunks::fuzzing;
 pub use chunks::{ChunkId, MAX_CHUNK};
 pub use client::{

@@ -49,21 +49,20 @@ pub(super) fn warnings(compress: &Compress, config: &Config, card: &ReportCard) 
         return Vec::new();
     };
     let collapse = match gate.decide {
-        DecideBy::Input => [one_sided(&card.gates.rate), one_path(card)],
+        DecideBy::Input => [
+            one_sided(&card.gates.rate),
+            one_path(card),
+            saturated(card.gates.threshold),
+        ],
         // They are meant to, or do not.
-        DecideBy::Constant | DecideBy::Random => [None, None],
+        DecideBy::Constant | DecideBy::Random => [None, None, None],
     };
     let misses = [
         missed(compress, gate.decide, card),
         missed_together(compress, card),
         missed_budgets(compress.target, &card.frontier),
     ];
-    let saturated = match gate.decide {
-        DecideBy::Input | DecideBy::Constant => saturated(card.gates.threshold),
-        DecideBy::Random => None,
-    };
-    let all = collapse.into_iter().chain(misses).chain([saturated]);
-    all.flatten().collect()
+    collapse.into_iter().chain(misses).flatten().collect()
 }
 
 /// Gates that decide the same for every sample, in words.

@@ -32,8 +32,8 @@ pub(super) fn around(target: f64) -> Vec<RangeInclusive<f64>> {
         .to_vec()
 }
 
-/// The likeliest pattern of `structure` in which an MHSA runs, by the `margins` (keep - skip) of the M modules' gates, within the
-/// first of `budgets` that has one.
+/// The likeliest pattern of `structure` in which an MHSA runs, by the `margins` (keep - skip) of the M
+/// modules' gates, within the first of `budgets` that has one.
 pub(super) fn likeliest(
     structure: &Structure,
     margins: &[f64],

@@ -2,7 +2,7 @@
 
 mod codec;
 mod cut;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod safetensors;
 
