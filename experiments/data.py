@@ -1,18 +1,23 @@
 """The data sets of the experiments, as IDX folders made from Fashion-MNIST's files.
 
-Half of all images are made harder, so that an image's difficulty differs and is visible: they are shrunk to between 0.5 and 0.9 of their
-size, moved to a random place and overlaid with noise. Gates have something to tell apart. `mixed` is validated on the test set. `held-out`
-is for choosing recipes: its validation images are the last 10,000 of the training set, and it does not hold the test set.
+`mixed`: a random half of the images are hard, so that an image's difficulty differs and is visible. `varied`: a third are as they come, a
+third hard, a third scrambled, so that images are of kinds that want different work done. Both are validated on the test set. `held-out` is
+for choosing recipes: it is `varied`, but its validation images are the last 10,000 of the training set, and it does not hold the test set.
 """
 
 import gzip
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 HELD_OUT = 10_000
 SEED = 20231017
+# The side of the tiles that are scrambled: the model's patches.
+TILE = 7
+
+Image = np.ndarray
 
 
 def read(path: Path) -> np.ndarray:
@@ -27,8 +32,13 @@ def write(path: Path, array: np.ndarray) -> None:
     path.write_bytes(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
 
 
-def harder(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The image, smaller, elsewhere and noisy."""
+def plain(image: Image, rng: np.random.Generator) -> Image:
+    """The image as it comes."""
+    return image
+
+
+def hard(image: Image, rng: np.random.Generator) -> Image:
+    """Between 0.5 and 0.9 of its size, elsewhere and noisy."""
     side = image.shape[0]
     small = int(side * rng.uniform(0.5, 0.9))
     at = (np.arange(small) + 0.5) * side / small
@@ -39,19 +49,35 @@ def harder(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
-def hardened(images: np.ndarray, seed: int) -> np.ndarray:
-    """The images, a random half of them made harder; the same ones every time."""
+def scrambled(image: Image, rng: np.random.Generator) -> Image:
+    """The negative, its tiles in another order, which is always the same."""
+    across = image.shape[0] // TILE
+    order = np.random.default_rng(SEED).permutation(across * across)
+    tiles = (255 - image).reshape(across, TILE, across, TILE).swapaxes(1, 2).reshape(-1, TILE, TILE)[order]
+    return tiles.reshape(across, across, TILE, TILE).swapaxes(1, 2).reshape(image.shape)
+
+
+# Where an image's draw is below the bound, it is made so.
+Kinds = tuple[tuple[float, Callable[[Image, np.random.Generator], Image]], ...]
+MIXED: Kinds = ((0.5, hard), (1.0, plain))
+VARIED: Kinds = ((1 / 3, hard), (2 / 3, scrambled), (1.0, plain))
+
+
+def made(images: np.ndarray, kinds: Kinds, seed: int) -> np.ndarray:
+    """The images, each of a kind that is drawn; the same ones every time."""
     rng = np.random.default_rng(seed)
-    hard = rng.random(len(images)) < 0.5
-    return np.stack([harder(image, rng) if is_hard else image for image, is_hard in zip(images, hard, strict=True)])
+    draws = rng.random(len(images))
+    of = [next(kind for bound, kind in kinds if draw < bound) for draw in draws]
+    return np.stack([kind(image, rng) for image, kind in zip(images, of, strict=True)])
 
 
 def split(name: str, source: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Images and labels of both parts of a data set, by the prefix of their files."""
-    train, labels = hardened(read(source / "train-images-idx3-ubyte"), SEED), read(source / "train-labels-idx1-ubyte")
+    kinds = MIXED if name == "mixed" else VARIED
+    train, labels = made(read(source / "train-images-idx3-ubyte"), kinds, SEED), read(source / "train-labels-idx1-ubyte")
     if name == "held-out":
         return {"train": (train[:-HELD_OUT], labels[:-HELD_OUT]), "t10k": (train[-HELD_OUT:], labels[-HELD_OUT:])}
-    test = hardened(read(source / "t10k-images-idx3-ubyte"), SEED + 1)
+    test = made(read(source / "t10k-images-idx3-ubyte"), kinds, SEED + 1)
     return {"train": (train, labels), "t10k": (test, read(source / "t10k-labels-idx1-ubyte"))}
 
 

@@ -32,21 +32,26 @@ METHODS = {
 DIALLED = {"lo": 0.4, "hi": 0.8}
 SEPARATE = (0.4, 0.5, 0.6, 0.7)
 
-# What may make gates look at their input, one change at a time.
+# What may make gates look at their input, one change at a time, and the changes that helped together.
+ALONE = {"compress.grouping": [{"policy": {"uniform": 1}}]}
+INFORMED = {"compress.gate.information": 0.1}
+LONG = {"compress.tune.epochs": 8.0}
+CONSTANT = {"compress.gate.decide": "constant"}
 RECIPES = {
     "base": {},
     "reluctant": {"compress.gate.keep_init": 0.95, "compress.gate.lr_scale": 4.0},
     "quick-gates": {"compress.gate.lr_scale": 10.0},
-    "information": {"compress.gate.information": 0.02},
-    "much-information": {"compress.gate.information": 0.1},
-    "singles": {"compress.grouping": [{"policy": {"uniform": 1}}]},
+    "some-information": {"compress.gate.information": 0.02},
+    "information": INFORMED,
+    "singles": ALONE,
+    "singles-information": ALONE | INFORMED,
     "probability": {"compress.gate.average": "probability"},
     "cls": {"compress.gate.input": "cls"},
     "wide-gates": {"compress.gate.hidden_ratio": 0.5},
-    "constant": {"compress.gate.decide": "constant"},
-    "long": {"compress.tune.epochs": 8.0},
-    "information-long": {"compress.gate.information": 0.02, "compress.tune.epochs": 8.0},
-    "constant-long": {"compress.gate.decide": "constant", "compress.tune.epochs": 8.0},
+    "constant": CONSTANT,
+    "long": LONG,
+    "singles-information-long": ALONE | INFORMED | LONG,
+    "constant-long": CONSTANT | LONG,
 }
 
 
