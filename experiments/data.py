@@ -1,8 +1,9 @@
 """The data sets of the experiments, as IDX folders made from Fashion-MNIST's files.
 
-`mixed`: a random half of the images are hard, so that an image's difficulty differs and is visible. `varied`: a third are as they come, a
-third hard, a third scrambled, so that images are of kinds that want different work done. Both are validated on the test set. `held-out` is
-for choosing recipes: it is `varied`, but its validation images are the last 10,000 of the training set, and it does not hold the test set.
+`mixed`: a random half of the images are hard, so that an image's difficulty differs and is visible. `varied`: a third are plain, a third
+hard, a third scrambled, so that images are of kinds that want different work done. Both are validated on the test set. `held-out` is for
+choosing recipes: it is `varied`, but its validation images are the last 10,000 of the training set, and it does not hold the test set.
+`varied-plain`, `varied-hard` and `varied-scrambled` are the test images of `varied` of one kind.
 """
 
 import gzip
@@ -61,24 +62,33 @@ def scrambled(image: Image, rng: np.random.Generator) -> Image:
 Kinds = tuple[tuple[float, Callable[[Image, np.random.Generator], Image]], ...]
 MIXED: Kinds = ((0.5, hard), (1.0, plain))
 VARIED: Kinds = ((1 / 3, hard), (2 / 3, scrambled), (1.0, plain))
+KINDS = tuple(kind.__name__ for _, kind in VARIED)
+
+Part = tuple[np.ndarray, np.ndarray]
 
 
-def made(images: np.ndarray, kinds: Kinds, seed: int) -> np.ndarray:
-    """The images, each of a kind that is drawn; the same ones every time."""
+def made(source: Path, part: str, kinds: Kinds, seed: int) -> tuple[Part, np.ndarray]:
+    """The images of a part of Fashion-MNIST, each of a kind that is drawn, their labels, and the kinds' names; the same every time."""
+    images, labels = (read(source / f"{part}-{what}-ubyte") for what in ("images-idx3", "labels-idx1"))
     rng = np.random.default_rng(seed)
     draws = rng.random(len(images))
     of = [next(kind for bound, kind in kinds if draw < bound) for draw in draws]
-    return np.stack([kind(image, rng) for image, kind in zip(images, of, strict=True)])
+    images = np.stack([kind(image, rng) for image, kind in zip(images, of, strict=True)])
+    return (images, labels), np.array([kind.__name__ for kind in of])
 
 
-def split(name: str, source: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of both parts of a data set, by the prefix of their files."""
+def split(name: str, source: Path) -> dict[str, Part]:
+    """Images and labels of the parts of a data set, by the prefix of their files."""
     kinds = MIXED if name == "mixed" else VARIED
-    train, labels = made(read(source / "train-images-idx3-ubyte"), kinds, SEED), read(source / "train-labels-idx1-ubyte")
     if name == "held-out":
-        return {"train": (train[:-HELD_OUT], labels[:-HELD_OUT]), "t10k": (train[-HELD_OUT:], labels[-HELD_OUT:])}
-    test = made(read(source / "t10k-images-idx3-ubyte"), kinds, SEED + 1)
-    return {"train": (train, labels), "t10k": (test, read(source / "t10k-labels-idx1-ubyte"))}
+        (images, labels), _ = made(source, "train", kinds, SEED)
+        return {"train": (images[:-HELD_OUT], labels[:-HELD_OUT]), "t10k": (images[-HELD_OUT:], labels[-HELD_OUT:])}
+    (images, labels), of = made(source, "t10k", kinds, SEED + 1)
+    if name.startswith("varied-"):
+        wanted = of == name.removeprefix("varied-")
+        return {"t10k": (images[wanted], labels[wanted])}
+    train, _ = made(source, "train", kinds, SEED)
+    return {"train": train, "t10k": (images, labels)}
 
 
 def make(name: str, source: Path, cache: Path) -> None:

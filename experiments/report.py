@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib
+from data import KINDS
 from figures import BATCHES, Cards, Entry, Figure
 from tables import SEPARATE, TABLES
 
@@ -88,6 +89,15 @@ def recipes(cards: Cards) -> str:
     return table(["recipe", "accuracy, %", "F", "F at 256", *ADAPTIVITY], rows)
 
 
+def varied(cards: Cards) -> str:
+    rows = []
+    for row in cards.rows:
+        of_kinds = [(cards.figure(row, "by_kind", kind, "accuracy"), cards.figure(row, "by_kind", kind, "effective_ratio")) for kind in KINDS]
+        rows.append([row, *(text for accuracy, macs in of_kinds for text in (percent(accuracy), macs.text(digits=3)))])
+    kinds = table(["recipe", *(text for kind in KINDS for text in (f"{kind}, %", f"F, {kind}"))], rows)
+    return f"{recipes(cards)}\n\nBy the kind of image:\n\n{kinds}"
+
+
 def claims(sections: dict[str, Cards]) -> str:
     """Each claim, the paired difference that it is about, and whether the seeds bear it out."""
     rows = []
@@ -106,11 +116,17 @@ def claims(sections: dict[str, Cards]) -> str:
             "recursive varies less over the inference batch than whole [paper]",
             found.over_batches("whole").minus(found.over_batches("recursive")),
         )
-    for cards, name in ((found, "recursive"), (found, "whole")):
+    of_kinds = sections["varied"]
+    for cards, name, where in (
+        (found, "recursive", ""),
+        (found, "whole", ""),
+        (of_kinds, "base", " on images of three kinds"),
+        (of_kinds, "chosen", " on images of three kinds"),
+    ):
         if name in cards.rows:
-            claim(f"{name}: gates are worth more than the same patterns shuffled", cards.figure(name, "gates", "shuffle_gain"))
+            claim(f"{name}{where}: gates are worth more than the same patterns shuffled", cards.figure(name, "gates", "shuffle_gain"))
             if "constant" in cards.rows:
-                claim(f"{name}: gates are worth more than constant ones", cards.accuracy(name).minus(cards.accuracy("constant")))
+                claim(f"{name}{where}: gates are worth more than constant ones", cards.accuracy(name).minus(cards.accuracy("constant")))
     found = sections["methods"]
     for row in found.rows:
         method, budget = row.rsplit("-", 1)
@@ -217,6 +233,7 @@ def write(out: Path, new: list[Entry]) -> None:
         ("methods", "Unified against its parts and baselines", methods, plot_methods),
         ("frontier", "One model at many budgets", frontier, plot_frontier),
         ("recipes", "What makes gates look at their input", recipes, None),
+        ("varied", "The chosen recipe where images are of three kinds", varied, None),
     ):
         if not sections[name].rows:
             continue

@@ -75,6 +75,22 @@ def card(folder: Path) -> dict:
     return found
 
 
+def by_kind(folder: Path, run: tables.Run, arguments: argparse.Namespace) -> dict:
+    """What a checkpoint makes of the test images of each kind, of a data set that has kinds. Kept beside the run's folder."""
+    if run.data != "varied":
+        return {}
+    path = folder.with_suffix(".kinds.json")
+    if not path.exists():
+        found = {}
+        for kind in data.KINDS:
+            name = f"{run.data}-{kind}"
+            data.make(name, arguments.data, arguments.state / "data")
+            command = [arguments.programs / "espalier", "eval", folder, "--data", arguments.state / "data" / name, "--output", "json"]
+            found[kind] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        path.write_text(json.dumps(found))
+    return {kind: {"accuracy": of["accuracy"], "effective_ratio": of["macs"]["effective_ratio"]} for kind, of in json.loads(path.read_text()).items()}
+
+
 def origin(folder: Path) -> Path:
     """Beside a run's folder: which commit trained it, on what machine."""
     return folder.with_suffix(".json")
@@ -166,7 +182,14 @@ def main() -> None:
     train_all(starts + planned, arguments)
     command = " ".join(["make experiments", *([f"ARGS='{' '.join(sys.argv[1:])}'"] if sys.argv[1:] else [])])
     found = [
-        figures.Entry(each.run.table, each.run.row, each.run.seed, command, card=card(each.folder), **json.loads(origin(each.folder).read_text()))
+        figures.Entry(
+            each.run.table,
+            each.run.row,
+            each.run.seed,
+            command,
+            card=card(each.folder) | {"by_kind": by_kind(each.folder, each.run, arguments)},
+            **json.loads(origin(each.folder).read_text()),
+        )
         for each in planned
     ]
     report.write(arguments.out, found)

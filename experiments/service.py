@@ -1,5 +1,6 @@
 """Runs jobs as a user does: by the command line, on a service of this machine."""
 
+import json
 import os
 import socket
 import subprocess
@@ -34,6 +35,7 @@ class Service:
                 self.__exit__()
                 raise SystemExit(f"error: espalier up is not ready; see {self.folder / 'up.log'}")
             time.sleep(0.2)
+        self.cancel_left_over()
         return self
 
     def __exit__(self, *_) -> None:
@@ -45,6 +47,12 @@ class Service:
         self.process.wait(timeout=READY_SECONDS)
         for command in list(self.commands):
             command.terminate()
+
+    def cancel_left_over(self) -> None:
+        """Jobs of an experiment that was stopped would go on first, and nobody waits for them."""
+        for job in json.loads(self.run("job", "list", "--output", "json").stdout):
+            if not job["end_time"]:
+                self.run("job", "cancel", job["job_id"], "--reason", "the experiment that submitted it was stopped")
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess:
         command = subprocess.Popen(

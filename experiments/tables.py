@@ -53,6 +53,7 @@ RECIPES = {
     "singles-information-long": ALONE | INFORMED | LONG,
     "constant-long": CONSTANT | LONG,
 }
+CHOSEN = "singles-information"
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,12 @@ def frontier() -> list[Run]:
     return [Run("frontier", row, seed, fields=fields) for row, fields in rows.items() for seed in SEEDS]
 
 
+def varied() -> list[Run]:
+    """The chosen recipe and its controls on images of three kinds, on the test set."""
+    rows = {"base": {}, "chosen": RECIPES[CHOSEN], "constant": RECIPES[CHOSEN] | CONSTANT | {"compress.gate.information": None}}
+    return [Run("varied", row, seed, "varied", {"compress.target": TARGET} | fields) for row, fields in rows.items() for seed in SEEDS]
+
+
 def recipes() -> list[Run]:
     """What makes gates depend on their input: chosen on held-out training images, never on the test set."""
     return [Run("recipes", row, 1, "held-out", {"compress.target": TARGET} | fields) for row, fields in RECIPES.items()]
@@ -124,11 +131,11 @@ def recipes() -> list[Run]:
 
 def dense_models() -> list[Run]:
     """What the runs of the other tables start from."""
-    return [dense(seed) for seed in SEEDS] + [dense(1, "held-out")]
+    return [dense(seed, data) for data in ("mixed", "varied") for seed in SEEDS] + [dense(1, "held-out")]
 
 
 # Those that others are compared with first.
-MAKERS = {"dense": dense_models, "policies": policies, "methods": methods, "frontier": frontier, "recipes": recipes}
+MAKERS = {"dense": dense_models, "policies": policies, "methods": methods, "frontier": frontier, "recipes": recipes, "varied": varied}
 TABLES = tuple(MAKERS)
 
 
