@@ -4,7 +4,8 @@
 mod common;
 
 use common::{Place, Registry, TENSORS, assert_same, checkpoint, request, weights};
-use espalier_registry::{Client, Digest, Mirror};
+use espalier_registry::{Client, Digest, Fault, Mirror};
+use espalier_store::Op;
 use tempfile::TempDir;
 
 /// Digests of the pieces of the large tensor of [`checkpoint`].
@@ -94,4 +95,56 @@ async fn what_no_mirror_has_is_named_and_not_mended() {
     let faults = faults.expect("looks");
     assert_eq!(faults.len(), 2);
     assert!(faults.iter().all(|fault| !fault.repaired), "{faults:?}");
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_damaged_or_lost_comes_back_from_a_mirror_or_by_a_push() {
+    let dir = checkpoint(23);
+    let mirror = Registry::start().await;
+    push(&mirror.client().await, &dir).await;
+    let other = Mirror::Registry(Box::new(mirror.client().await));
+    let mut registry = Registry::start().await;
+    let digest = push(&registry.client().await, &dir).await;
+    let published = registry
+        .client()
+        .await
+        .get(&digest)
+        .await
+        .expect("is there");
+    let key = format!("manifests/{digest}");
+    let [large, _] = pieces(23);
+    for change in [Op::put(&key, "{}"), Op::delete(&key)] {
+        for by_push in [false, true] {
+            registry = registry.tampered(change.clone()).await;
+            // Of a manifest that does not say so, nobody else knows that it needs this one.
+            registry.damage(large, |_| None);
+            let client = registry.client().await;
+            let named = |faults: Vec<Fault>| {
+                let named = faults
+                    .into_iter()
+                    .map(|f| (f.digest.to_string(), f.repaired));
+                named.collect::<Vec<_>>()
+            };
+            let folder = Mirror::Folder(dir.path().to_owned());
+            for source in [None, Some(&folder)] {
+                let faults = client.fsck(source, |_, _| {}).await.expect("looks");
+                assert_eq!(named(faults), [(digest.clone(), false)]);
+            }
+            if by_push {
+                assert_eq!(push(&client, &dir).await, digest);
+            } else {
+                let faults = client.fsck(Some(&other), |_, _| {}).await.expect("mends");
+                assert_eq!(
+                    named(faults),
+                    [(large.to_string(), true), (digest.clone(), true)]
+                );
+            }
+            assert_eq!(client.fsck(None, |_, _| {}).await.expect("looks"), []);
+            let again = client.get(&digest).await.expect("is there");
+            assert_eq!(again.manifest, published.manifest);
+            assert_eq!(again.checkpoint, published.checkpoint);
+            let all = client.list(Default::default()).await.expect("lists");
+            assert_eq!(all.checkpoints.len(), 1);
+        }
+    }
 }

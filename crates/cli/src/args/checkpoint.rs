@@ -189,9 +189,9 @@ pub enum RegistryCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Verify every chunk where it is stored; exits with 1 when one is damaged and was not repaired.
+    /// Verify every manifest, and every chunk where it is stored; exits with 1 when one is damaged and was not repaired.
     Fsck {
-        /// Bring damaged chunks back from another registry (http://...) or a pulled folder.
+        /// Bring what is damaged back from another registry (http://...), or damaged chunks from a pulled folder.
         #[arg(long, value_name = "ENDPOINT-OR-FOLDER")]
         repair: Option<String>,
     },

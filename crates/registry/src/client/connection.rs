@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use espalier_auth::{Access, Bearer};
-use espalier_proto::MAX_REGISTRY_MESSAGE;
 use espalier_proto::v1::registry_service_client::RegistryServiceClient;
+use espalier_proto::{CLIENT_WINDOW, MAX_FRAME, MAX_REGISTRY_MESSAGE};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -24,9 +24,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// How long an answer to a keep-alive may take: more than a busy machine needs.
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(5);
-
-/// Bytes that the registry may send before they are read: two messages.
-const WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
 
 /// What calls are made by.
 pub(crate) type Rpc = RegistryServiceClient<InterceptedService<Channel, Bearer>>;
@@ -135,8 +132,9 @@ fn target(endpoint: &str, access: &Access) -> Result<Endpoint, ClientError> {
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_ANSWER)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(CLIENT_WINDOW)
+        .initial_connection_window_size(CLIENT_WINDOW)
+        .max_frame_size(MAX_FRAME)
         .tcp_nodelay(true))
 }
 

@@ -105,7 +105,8 @@ impl Publish {
         })
     }
 
-    /// Conditions and changes that record the checkpoint, unless it is there already.
+    /// Conditions and changes that record the checkpoint, unless it is there already. A manifest that was
+    /// damaged or lost takes its place again.
     async fn record(
         &self,
         service: &RegistryService,
@@ -113,8 +114,19 @@ impl Publish {
         txn: &mut Txn,
     ) -> Result<(), RegistryError> {
         let manifest_key = manifest_key(self.digest);
-        if service.store().get(&manifest_key).await?.is_some() {
+        let there = service.store().get(&manifest_key).await?;
+        if let Some(entry) = &there
+            && entry.value == self.bytes
+        {
             txn.compares.push(Compare::Exists(manifest_key));
+            return Ok(());
+        }
+        let digest_key = digest_key(self.digest);
+        if service.store().get(&digest_key).await?.is_some() {
+            txn.compares
+                .push(Compare::unchanged(&manifest_key, there.as_ref()));
+            txn.compares.push(Compare::Exists(digest_key));
+            txn.ops.push(Op::put(manifest_key, self.bytes.clone()));
             return Ok(());
         }
         let newest = Range::prefix(PUBLISHED).reverse().limit(1);
@@ -135,11 +147,12 @@ impl Publish {
         let published = published_key(record.sequence);
         let checkpoint = checkpoint_key(&record.name, record.sequence);
         let value = encode(&published, &record)?;
-        txn.compares.push(Compare::Absent(manifest_key.clone()));
+        txn.compares
+            .push(Compare::unchanged(&manifest_key, there.as_ref()));
         txn.compares.push(Compare::Absent(published.clone()));
         txn.ops.extend([
             Op::put(manifest_key, self.bytes.clone()),
-            Op::put(digest_key(self.digest), published.clone()),
+            Op::put(digest_key, published.clone()),
             Op::put(checkpoint, value.clone()),
             Op::put(published, value),
         ]);

@@ -12,7 +12,7 @@ use espalier_registry::{
     Alias, Blobs, Bucket, ChunkId, Client, Digest, Expected, Kind, Manifest, NoJobs,
     Options as Periods, Patience, PublishHook, PublishRequest, RegistryService, SystemClock,
 };
-use espalier_store::{Options, Store};
+use espalier_store::{Op, Options, Store, Txn};
 use espalier_tests::S3;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -137,6 +137,19 @@ impl Registry {
     /// Stops the registry and starts it again on the same folder.
     pub(crate) async fn restart(self) -> Self {
         let (dir, place) = self.stop().await;
+        Self::on(dir, place, Arc::new(NoJobs), None, Periods::default()).await
+    }
+
+    /// Restarts the registry, after a change of its records that is none of its own.
+    pub(crate) async fn tampered(self, change: Op) -> Self {
+        let (dir, place) = self.stop().await;
+        let path = dir.path().join("state.redb");
+        let store = Store::open(path, Options::default()).await.expect("store");
+        let leader = store.campaign("test").await.expect("leader");
+        let mut txn = Txn::new();
+        txn.ops.push(change);
+        leader.commit(txn).await.expect("commits");
+        store.close().await;
         Self::on(dir, place, Arc::new(NoJobs), None, Periods::default()).await
     }
 

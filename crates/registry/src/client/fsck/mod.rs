@@ -1,4 +1,7 @@
-//! Looks at every chunk that a checkpoint refers to, where it is stored, and brings back what is damaged.
+//! Looks at every manifest, and at every chunk that one refers to, where it is stored, and brings back what is
+//! damaged.
+
+mod manifests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,9 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use espalier_proto::MAX_BATCH;
-use espalier_proto::v1::{
-    CheckChunksRequest, Chunk, ListCheckpointsRequest, ReadChunksRequest, WriteChunksRequest,
-};
+use espalier_proto::v1::{CheckChunksRequest, Chunk, ReadChunksRequest, WriteChunksRequest};
 
 use super::connection::{unary, within};
 use super::{Client, ClientError};
@@ -56,8 +57,8 @@ struct Use {
 type Uses = BTreeMap<ChunkId, Vec<Use>>;
 
 impl Client {
-    /// Verifies every chunk of every checkpoint on the registry's side, and brings damaged ones back
-    /// from a mirror. `progress` is told of chunks done and chunks in all.
+    /// Verifies every chunk of every checkpoint on the registry's side, and brings damaged ones and
+    /// damaged manifests back from a mirror. `progress` is told of chunks done and chunks in all.
     ///
     /// # Errors
     /// [`ClientError`] when it cannot be told; faults are no errors.
@@ -67,7 +68,7 @@ impl Client {
         progress: impl Fn(u64, u64),
     ) -> Result<Vec<Fault>, ClientError> {
         let mut faults = Vec::new();
-        let uses = self.uses(&mut faults).await?;
+        let (uses, broken) = self.uses(mirror).await?;
         let total = uses.len() as u64;
         let mut done = 0;
         for batch in batches(uses.keys().copied()) {
@@ -102,40 +103,14 @@ impl Client {
             }
         }
         progress(total, total);
-        Ok(faults)
-    }
-
-    /// Every chunk that a checkpoint refers to. Manifests that cannot be read are faults.
-    async fn uses(&self, faults: &mut Vec<Fault>) -> Result<Uses, ClientError> {
-        let mut uses = Uses::new();
-        let mut request = ListCheckpointsRequest {
-            page_size: 500,
-            include_training: true,
-            ..Default::default()
-        };
-        loop {
-            let page = self.list(request.clone()).await?;
-            for checkpoint in &page.checkpoints {
-                match self.get(&checkpoint.digest).await {
-                    Ok(found) => note_uses(&found.manifest, &found.digest, &mut uses),
-                    // Deleted since it was listed.
-                    Err(error) if error.code() == Some(tonic::Code::NotFound) => {}
-                    Err(error) if error.code() == Some(tonic::Code::DataLoss) => {
-                        faults.extend(checkpoint.digest.parse().ok().map(|digest| Fault {
-                            digest,
-                            problem: error.to_string(),
-                            needed_by: vec![checkpoint.name.clone()],
-                            repaired: false,
-                        }));
-                    }
-                    Err(error) => return Err(error),
-                }
+        // With their chunks, which publishing asks for.
+        for mut broken in broken {
+            if let Some(manifest) = &broken.whole {
+                broken.fault.repaired = self.restore(manifest).await?;
             }
-            request.page_token = page.next_page_token;
-            if request.page_token.is_empty() {
-                return Ok(uses);
-            }
+            faults.push(broken.fault);
         }
+        Ok(faults)
     }
 
     /// Writes a chunk that the mirror has; the registry verifies it. False when the mirror lacks it.
