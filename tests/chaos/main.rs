@@ -23,6 +23,9 @@ use site::Site;
 /// Steps of a job: enough for several faults.
 const TOTAL: u64 = 600;
 
+/// Jobs that share the workers.
+const AT_ONCE: usize = 2;
+
 /// Longest that a job may take once nothing disturbs it any more.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -42,27 +45,39 @@ fn every_job_ends_as_if_nothing_had_happened() {
     let straight = Straight::run(&site);
 
     let start = Instant::now();
-    let over = || start.elapsed().as_secs_f64() > 60.0 * minutes;
     let (mut jobs, mut faults) = (0, 0);
-    while !over() {
-        let job_id = submit(&site, &format!("job-{jobs}"));
-        while !over() && state(&site, &job_id).is_none_or(|state| !is_end(&state)) {
-            let mut random = rng(seed, Stream::Shuffle, faults, 0);
-            let fault = Fault::draw(&mut random);
-            let (pause, lasts) = (Fault::pause(&mut random), Fault::duration(&mut random));
-            // Before the fault, so that a job that has just been submitted may have come to its steps.
-            std::thread::sleep(pause);
-            let at = start.elapsed().as_secs_f64();
-            println!("{at:6.1} s  {fault} for {:.1} s", lasts.as_secs_f64());
-            fault.inject(&mut site);
-            std::thread::sleep(lasts);
-            fault.undo(&mut site);
-            faults += 1;
+    let mut under_way: Vec<Submitted> = Vec::new();
+    while start.elapsed().as_secs_f64() < 60.0 * minutes {
+        while under_way.len() < AT_ONCE {
+            under_way.push(submit(&site, &format!("job-{jobs}")));
+            jobs += 1;
         }
-        straight.compare(&site, &job_id, &format!("job-{jobs}"));
-        jobs += 1;
+        let mut random = rng(seed, Stream::Shuffle, faults, 0);
+        let fault = Fault::draw(&mut random);
+        let (pause, lasts) = (Fault::pause(&mut random), Fault::duration(&mut random));
+        // Before the fault, so that a job that has just been submitted may have come to its steps.
+        std::thread::sleep(pause);
+        let at = start.elapsed().as_secs_f64();
+        println!("{at:6.1} s  {fault} for {:.1} s", lasts.as_secs_f64());
+        fault.inject(&mut site);
+        std::thread::sleep(lasts);
+        fault.undo(&mut site);
+        faults += 1;
+        let ended = |job: &mut Submitted| state(&site, &job.id).is_some_and(|state| is_end(&state));
+        for job in under_way.extract_if(.., ended) {
+            straight.compare(&site, &job);
+        }
+    }
+    for job in under_way {
+        straight.compare(&site, &job);
     }
     println!("{jobs} jobs and {faults} faults");
+}
+
+/// A job that was acknowledged.
+struct Submitted {
+    id: String,
+    name: String,
 }
 
 /// A run that nothing happened to.
@@ -73,28 +88,28 @@ struct Straight {
 
 impl Straight {
     fn run(site: &Site) -> Self {
-        let job_id = submit(site, "straight");
-        let (feed, weights) = succeeded(site, &job_id, "straight");
+        let (feed, weights) = succeeded(site, &submit(site, "straight"));
         Self { feed, weights }
     }
 
     /// Waits for the end of a job that was disturbed, and holds it against this one.
     #[track_caller]
-    fn compare(&self, site: &Site, job_id: &str, name: &str) {
-        let (feed, weights) = succeeded(site, job_id, name);
-        let (job, recoveries) = (describe(site, job_id), feed.recoveries().len());
+    fn compare(&self, site: &Site, job: &Submitted) {
+        let (feed, weights) = succeeded(site, job);
+        let (described, recoveries) = (describe(site, &job.id), feed.recoveries().len());
         println!(
-            "{name}: {recoveries} recoveries in memory, restarts {}",
-            job.unwrap()["restarts"]
+            "{}: {recoveries} recoveries in memory, restarts {}",
+            job.name,
+            described.unwrap()["restarts"]
         );
         assert_no_other_losses(&self.feed, &feed);
         assert_close(&self.weights, &weights);
     }
 }
 
-/// Submits a job of this name until it is acknowledged; the answer is its id.
+/// Submits a job of this name until it is acknowledged.
 #[track_caller]
-fn submit(site: &Site, name: &str) -> String {
+fn submit(site: &Site, name: &str) -> Submitted {
     let job = TinyJob {
         workers: 3,
         min_workers: Some(1),
@@ -106,24 +121,27 @@ fn submit(site: &Site, name: &str) -> String {
     };
     let file = site.folder(&format!("{name}.toml"));
     std::fs::write(&file, job.toml()).unwrap();
-    let mut job_id = None;
     let start = Instant::now();
-    while job_id.is_none() {
-        let file = file.to_str().unwrap();
-        let ran = site.cli(&["job", "submit", "-f", file, "--request-id", name]);
+    loop {
+        let ran = site.cli(&["job", "submit", "-f", text(&file), "--request-id", name]);
+        if ran.code == 0 {
+            return Submitted {
+                id: ran.stdout.trim().to_owned(),
+                name: name.to_owned(),
+            };
+        }
         assert!(
             start.elapsed() < PATIENCE,
             "submitting {name}: {}",
             ran.stderr
         );
-        job_id = (ran.code == 0).then(|| ran.stdout.trim().to_owned());
     }
-    job_id.unwrap()
 }
 
 /// Waits for the job's success; gives its feed and the published weights.
 #[track_caller]
-fn succeeded(site: &Site, job_id: &str, name: &str) -> (Feed, Vec<u8>) {
+fn succeeded(site: &Site, job: &Submitted) -> (Feed, Vec<u8>) {
+    let (job_id, name) = (&job.id, &job.name);
     let start = Instant::now();
     let end = loop {
         match state(site, job_id) {
