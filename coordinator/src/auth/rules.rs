@@ -249,7 +249,7 @@ fn one(need: Need, target: String) -> Result<Ask, Refusal> {
     Ok(Ask {
         needs: vec![need],
         target,
-        job: None,
+        ..Ask::default()
     })
 }
 
@@ -311,7 +311,7 @@ fn publish(bytes: Bytes) -> Result<Ask, Refusal> {
     Ok(Ask {
         needs,
         target,
-        job: None,
+        ..Ask::default()
     })
 }
 
