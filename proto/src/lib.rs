@@ -41,3 +41,13 @@ pub const MAX_MESSAGE: usize = 2 << 20;
 
 /// Largest message of the registry, in bytes: a batch of chunks, their digests, and its frame.
 pub const MAX_REGISTRY_MESSAGE: usize = 5 << 20;
+
+/// Bytes that a server takes of a connection before they are read: of calls that wait for their turn no more
+/// is in its memory. A link of 100 ms carries 20 MB/s with it.
+pub const SERVER_WINDOW: u32 = 2 << 20;
+
+/// Bytes of a connection that a client of the registry takes before they are read: two messages.
+pub const CLIENT_WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
+
+/// Largest frame on a connection that carries chunks: of the transport's 16 KiB, one chunk is hundreds.
+pub const MAX_FRAME: u32 = 1 << 20;

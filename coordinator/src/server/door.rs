@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use espalier_proto::MAX_REGISTRY_MESSAGE;
+use espalier_proto::{MAX_FRAME, SERVER_WINDOW};
 use espalier_store::Store;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -25,9 +25,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// Longest wait for the answer: a client on a busy machine is not cut off, and a lease is longer.
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(3);
-
-/// Bytes that a client may send before they are read: two messages of the registry.
-const WINDOW: u32 = 2 * MAX_REGISTRY_MESSAGE as u32;
 
 /// Connections that have shaken hands and wait to be served.
 const ACCEPTED: usize = 64;
@@ -105,8 +102,9 @@ where
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER))
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(SERVER_WINDOW)
+        .initial_connection_window_size(SERVER_WINDOW)
+        .max_frame_size(MAX_FRAME)
         .layer(guard)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, halt.cancelled());

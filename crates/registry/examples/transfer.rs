@@ -180,10 +180,10 @@ async fn serve(dir: &Path) -> anyhow::Result<()> {
     let service = RegistryService::new(blobs, leader, Arc::new(NoJobs)).into_server();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("http://{}", listener.local_addr()?);
-    let window = 2 * espalier_proto::MAX_REGISTRY_MESSAGE as u32;
     Server::builder()
-        .initial_stream_window_size(window)
-        .initial_connection_window_size(window)
+        .initial_stream_window_size(espalier_proto::SERVER_WINDOW)
+        .initial_connection_window_size(espalier_proto::SERVER_WINDOW)
+        .max_frame_size(espalier_proto::MAX_FRAME)
         .add_service(service)
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await?;

@@ -48,5 +48,5 @@ pub use hook::{HookPlan, NoJobs, PublishHook};
 pub use manifest::{FileEntry, Kind, Lineage, MAX_FILES, MAX_MANIFEST, Manifest, ManifestError};
 pub use mirror::{MirrorOptions, MirrorService};
 pub use objects::{Bucket, Patience};
-pub use service::{Options, RegistryService, Visible, checkpoint_name};
+pub use service::{Admitted, Options, RegistryService, Visible, checkpoint_name};
 pub use signing::{KeyError, PublicKey, SecretKey};

@@ -23,9 +23,6 @@ const FETCHES: usize = 8;
 /// Most batches that are fetched or wait for it.
 const MAX_FETCHES: usize = 64;
 
-/// Most batches that are given at once; more wait.
-const MAX_READS: usize = 32;
-
 /// Chunks of a call that are read here at once.
 const AT_ONCE: usize = 8;
 
@@ -42,7 +39,6 @@ struct Inner {
     /// One batch is stored at a time: each makes room for itself first.
     storing: tokio::sync::Mutex<()>,
     flights: Flights,
-    reads: Semaphore,
     fetches: Semaphore,
     tasks: TaskTracker,
 }
@@ -70,7 +66,6 @@ impl Chunks {
             used: Mutex::new(used),
             storing: tokio::sync::Mutex::default(),
             flights: Flights::default(),
-            reads: Semaphore::new(MAX_READS),
             fetches: Semaphore::new(FETCHES),
             tasks: TaskTracker::new(),
         })))
@@ -100,8 +95,6 @@ impl Chunks {
         ids: &[ChunkId],
         lease: &str,
     ) -> Result<Vec<Stored>, RegistryError> {
-        // The semaphore is never closed.
-        let _permit = self.0.reads.acquire().await;
         let kept = stream::iter(ids.to_vec()).map(|id| self.kept(id));
         let kept: Vec<Option<Stored>> = kept.buffered(AT_ONCE).try_collect().await?;
         let absent = ids.iter().zip(&kept).filter(|(_, kept)| kept.is_none());

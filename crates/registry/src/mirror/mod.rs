@@ -19,6 +19,7 @@ use self::chunks::Chunks;
 use self::names::Names;
 use self::upstream::Upstream;
 use crate::records::MANIFESTS;
+use crate::service::{Admitted, Room};
 use crate::{Blobs, Clock, RegistryError, SystemClock};
 
 /// What a mirror mirrors, and how closely.
@@ -41,6 +42,7 @@ struct Shared {
     upstream: Arc<Upstream>,
     chunks: Chunks,
     names: Names,
+    room: Arc<Room>,
 }
 
 impl MirrorService {
@@ -83,14 +85,17 @@ impl MirrorService {
             upstream,
             chunks,
             names,
+            room: Arc::default(),
         })))
     }
 
-    /// As a tonic service, with the message bound of the interface.
-    pub fn into_server(self) -> RegistryServiceServer<Self> {
-        RegistryServiceServer::new(self)
+    /// As a tonic service, with the bounds of the interface on messages and on those under way.
+    pub fn into_server(self) -> Admitted<RegistryServiceServer<Self>> {
+        let room = Arc::clone(&self.0.room);
+        let server = RegistryServiceServer::new(self)
             .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
-            .max_encoding_message_size(MAX_REGISTRY_MESSAGE)
+            .max_encoding_message_size(MAX_REGISTRY_MESSAGE);
+        Admitted::new(server, room)
     }
 
     /// Waits for the fetches under way, whose clients may have gone. Call it after the server has

@@ -1,5 +1,6 @@
 //! The gRPC service: requests checked, limits kept, errors in their gRPC shape.
 
+mod admission;
 mod alias;
 mod change;
 mod lookup;
@@ -15,21 +16,17 @@ use std::time::Duration;
 use espalier_proto::MAX_REGISTRY_MESSAGE;
 use espalier_proto::v1::registry_service_server::RegistryServiceServer;
 use espalier_store::{Leader, Store};
-use tokio::sync::{Mutex, RwLock, Semaphore};
+use tokio::sync::{Mutex, RwLock};
 use tokio_util::task::TaskTracker;
 
+pub use self::admission::Admitted;
+pub(crate) use self::admission::Room;
 pub(crate) use self::lookup::Reference;
 pub(crate) use self::requests::{chunk_ids, lease};
 pub(crate) use self::transfer::check_batch;
 use crate::pins::Pins;
 use crate::{Blobs, Clock, Digest, PublishHook, SystemClock};
 pub use lookup::{Visible, checkpoint_name};
-
-/// Most batches of chunks that are taken at once; more wait.
-const MAX_WRITES: usize = 16;
-
-/// Most batches of chunks that are given at once; more wait.
-const MAX_READS: usize = 32;
 
 /// The registry's periods.
 #[derive(Clone, Copy, Debug)]
@@ -69,8 +66,7 @@ pub(crate) struct Shared {
     pub(crate) hook: Arc<dyn PublishHook>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: Options,
-    writes: Semaphore,
-    reads: Semaphore,
+    room: Arc<Room>,
     /// Changes of checkpoints and aliases go one by one: they would only conflict.
     pub(crate) publishing: Mutex<()>,
     publishes: TaskTracker,
@@ -112,8 +108,7 @@ impl RegistryService {
             hook,
             clock,
             options,
-            writes: Semaphore::new(MAX_WRITES),
-            reads: Semaphore::new(MAX_READS),
+            room: Arc::default(),
             publishing: Mutex::default(),
             publishes: TaskTracker::new(),
             pins: std::sync::Mutex::new(pins),
@@ -123,11 +118,13 @@ impl RegistryService {
         }))
     }
 
-    /// As a tonic service, with the message bound of the interface.
-    pub fn into_server(self) -> RegistryServiceServer<Self> {
-        RegistryServiceServer::new(self)
+    /// As a tonic service, with the bounds of the interface on messages and on those under way.
+    pub fn into_server(self) -> Admitted<RegistryServiceServer<Self>> {
+        let room = Arc::clone(&self.0.room);
+        let server = RegistryServiceServer::new(self)
             .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
-            .max_encoding_message_size(MAX_REGISTRY_MESSAGE)
+            .max_encoding_message_size(MAX_REGISTRY_MESSAGE);
+        Admitted::new(server, room)
     }
 
     /// Waits for the publishes under way, whose clients may have gone. Call it after the server has
