@@ -1,16 +1,20 @@
 //! How many batches of chunks are in memory at once, in each direction, whoever they are for.
 //!
-//! A batch counts from before its first byte is read until its last has left: of a request, before the
-//! transport takes more of it than a window; of an answer, until the transport has given it to the network.
+//! A batch has a place from before its first byte is read until its last has left: of a request, before the
+//! transport takes more of it than a window; of an answer, until the transport has given it to the network. A
+//! batch whose link is slow moves aside, so that a few of those do not hold up all others.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use prost::bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
@@ -18,63 +22,141 @@ use tonic::server::NamedService;
 
 use crate::RegistryError;
 
-/// Most batches that are taken at once; more wait.
-const TAKEN: usize = 8;
+/// Most batches under way in a direction, of 4 MiB each and twice that while they are packed.
+const PLACES: usize = 8;
 
-/// Most batches that are given or looked at at once; more wait.
-const GIVEN: usize = 16;
+/// Most besides that have moved aside.
+const ASIDE: usize = 32;
 
-/// Longest wait for one of these, less than clients allow a batch.
+/// Most checks at once: each reads several chunks at a time.
+const CHECKS: usize = 1;
+
+/// Time after which a batch moves aside.
+const SLOW: Duration = Duration::from_secs(5);
+
+/// Longest wait for a place: less than clients allow a batch.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// The room that all calls of a registry share.
+/// Time between two looks for room aside, while there is none.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The places that all calls of a registry share.
 #[derive(Debug)]
 pub(crate) struct Room {
-    taken: Arc<Semaphore>,
-    given: Arc<Semaphore>,
-    /// Longest wait for it.
-    wait: Duration,
+    taken: Lane,
+    given: Lane,
+    checked: Lane,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self::with(LONGEST_WAIT)
+        Self {
+            taken: Lane::new("batches of chunks that are sent", PLACES, ASIDE),
+            given: Lane::new("batches of chunks that are read", PLACES, ASIDE),
+            checked: Lane::new("checks of chunks", CHECKS, 0),
+        }
     }
 }
 
 impl Room {
-    fn with(wait: Duration) -> Self {
-        Self {
-            taken: Arc::new(Semaphore::new(TAKEN)),
-            given: Arc::new(Semaphore::new(GIVEN)),
-            wait,
-        }
-    }
-
-    /// Waits until a call of this path may begin; None if it moves no chunks.
-    ///
-    /// # Errors
-    /// [`RegistryError::Busy`].
-    async fn enter(&self, path: &str) -> Result<Option<OwnedSemaphorePermit>, RegistryError> {
-        let method = path.rsplit('/').next().unwrap_or_default();
-        let (room, limit) = match method {
-            "WriteChunks" => (&self.taken, TAKEN),
-            "ReadChunks" | "CheckChunks" => (&self.given, GIVEN),
-            _ => return Ok(None),
-        };
-        let permit = Arc::clone(room).acquire_owned();
-        match tokio::time::timeout(self.wait, permit).await {
-            Ok(Ok(permit)) => Ok(Some(permit)),
-            // The semaphore is never closed.
-            Err(_) | Ok(Err(_)) => Err(RegistryError::Busy {
-                what: "batches of chunks",
-                limit,
-            }),
+    /// Where calls of this path have their places; None if they carry no chunks.
+    fn lane(&self, path: &str) -> Option<&Lane> {
+        match path.rsplit('/').next().unwrap_or_default() {
+            "WriteChunks" => Some(&self.taken),
+            "ReadChunks" => Some(&self.given),
+            "CheckChunks" => Some(&self.checked),
+            _ => None,
         }
     }
 }
 
-/// A registry's service that lets calls in as there is room for their chunks.
+/// The places of one direction.
+#[derive(Debug)]
+struct Lane {
+    /// What has them, in words.
+    what: &'static str,
+    places: Arc<Semaphore>,
+    count: usize,
+    aside: Arc<Semaphore>,
+    /// Since when each of [`Lane::places`] is taken; the oldest first.
+    inside: Mutex<VecDeque<(Instant, Weak<Place>)>>,
+    slow: Duration,
+    wait: Duration,
+}
+
+/// The place of a call.
+#[derive(Debug)]
+struct Place(Mutex<OwnedSemaphorePermit>);
+
+impl Lane {
+    fn new(what: &'static str, count: usize, aside: usize) -> Self {
+        Self {
+            what,
+            places: Arc::new(Semaphore::new(count)),
+            count,
+            aside: Arc::new(Semaphore::new(aside)),
+            inside: Mutex::default(),
+            slow: SLOW,
+            wait: LONGEST_WAIT,
+        }
+    }
+
+    /// Waits for a place, in the order of arrival.
+    ///
+    /// # Errors
+    /// [`RegistryError::Busy`].
+    async fn enter(&self) -> Result<Arc<Place>, RegistryError> {
+        let mut permit = pin!(Arc::clone(&self.places).acquire_owned());
+        let give_up = Instant::now() + self.wait;
+        loop {
+            let look = self.make_way(Instant::now());
+            let until = look.map_or(give_up, |look| look.min(give_up));
+            match timeout_at(until, &mut permit).await {
+                Ok(Ok(permit)) => {
+                    let place = Arc::new(Place(Mutex::new(permit)));
+                    let entered = (Instant::now(), Arc::downgrade(&place));
+                    self.inside().push_back(entered);
+                    return Ok(place);
+                }
+                Err(_) if Instant::now() < give_up => {}
+                // The semaphore is never closed.
+                Err(_) | Ok(Err(_)) => {
+                    return Err(RegistryError::Busy {
+                        what: self.what,
+                        limit: self.count,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Moves aside what has been inside for too long. When to look again; None while nothing is inside.
+    fn make_way(&self, now: Instant) -> Option<Instant> {
+        let mut inside = self.inside();
+        inside.retain(|(_, place)| place.strong_count() > 0);
+        while let Some((since, place)) = inside.front() {
+            let due = *since + self.slow;
+            if due > now {
+                return Some(due);
+            }
+            if let Some(place) = place.upgrade() {
+                let Ok(permit) = Arc::clone(&self.aside).try_acquire_owned() else {
+                    return Some(now + LOOK);
+                };
+                *place.0.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+            }
+            inside.pop_front();
+        }
+        None
+    }
+
+    fn inside(&self) -> std::sync::MutexGuard<'_, VecDeque<(Instant, Weak<Place>)>> {
+        // Each of its changes is one step, whole whatever panicked elsewhere.
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A registry's service that lets calls in as there are places for their chunks.
 #[derive(Clone, Debug)]
 pub struct Admitted<S> {
     inner: S,
@@ -110,33 +192,32 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let (mut inner, room) = (self.inner.clone(), Arc::clone(&self.room));
         Box::pin(async move {
-            let permit = match room.enter(request.uri().path()).await {
-                Ok(Some(permit)) => Arc::new(permit),
-                Ok(None) => return inner.call(request).await,
+            let Some(lane) = room.lane(request.uri().path()) else {
+                return inner.call(request).await;
+            };
+            let place = match lane.enter().await {
+                Ok(place) => place,
                 Err(error) => return Ok(Status::from(error).into_http()),
             };
             let answer = inner.call(request).await?;
-            Ok(answer.map(|body| held(body, permit)))
+            Ok(answer.map(|body| held(body, place)))
         })
     }
 }
 
-/// The body, whose permit returns with the last of its bytes: the transport's buffers share them.
-fn held(body: Body, permit: Arc<OwnedSemaphorePermit>) -> Body {
+/// The body, whose place is free with the last of its bytes: the transport's buffers share them.
+fn held(body: Body, place: Arc<Place>) -> Body {
     Body::new(body.map_frame(move |frame| {
         frame.map_data(|bytes| {
-            let permit = Arc::clone(&permit);
-            Bytes::from_owner(Held {
-                bytes,
-                _permit: permit,
-            })
+            let _place = Arc::clone(&place);
+            Bytes::from_owner(Held { bytes, _place })
         })
     }))
 }
 
 struct Held {
     bytes: Bytes,
-    _permit: Arc<OwnedSemaphorePermit>,
+    _place: Arc<Place>,
 }
 
 impl AsRef<[u8]> for Held {
@@ -170,59 +251,89 @@ mod tests {
         }
     }
 
-    fn request(method: &str) -> http::Request<()> {
+    type Answer = http::Response<Body>;
+
+    async fn call(service: &mut Admitted<Answers>, method: &str) -> Answer {
         let uri = format!("/espalier.v1.RegistryService/{method}");
-        http::Request::builder().uri(uri).body(()).unwrap()
+        let request = http::Request::builder().uri(uri).body(()).unwrap();
+        service.call(request).await.unwrap()
     }
 
-    fn admitted() -> (Admitted<Answers>, Arc<Room>) {
-        let room = Arc::new(Room::with(Duration::from_secs(1)));
-        (Admitted::new(Answers, Arc::clone(&room)), room)
+    fn refused(answer: &Answer) -> Option<Status> {
+        Status::from_header_map(answer.headers())
     }
+
+    fn admitted(slow: Duration, wait: Duration) -> Admitted<Answers> {
+        let lane = |count, aside| Lane {
+            slow,
+            wait,
+            ..Lane::new("batches", count, aside)
+        };
+        let room = Room {
+            taken: lane(2, 1),
+            given: lane(2, 1),
+            checked: lane(1, 0),
+        };
+        Admitted::new(Answers, Arc::new(room))
+    }
+
+    const SOON: Duration = Duration::from_millis(20);
+    const LATER: Duration = Duration::from_secs(600);
 
     #[tokio::test]
-    async fn an_answer_counts_until_the_last_of_its_bytes_is_gone() {
-        let (mut service, room) = admitted();
-        let answer = service.call(request("ReadChunks")).await.unwrap();
+    async fn an_answer_has_its_place_until_the_last_of_its_bytes_is_gone() {
+        let mut service = admitted(LATER, LATER);
+        let free = |service: &Admitted<Answers>| service.room.given.places.available_permits();
+        let answer = call(&mut service, "ReadChunks").await;
         let mut body = answer.into_body();
         let frame = body.frame().await.expect("a frame").expect("no error");
         let bytes = frame.into_data().expect("data");
         drop(body);
         let rest = bytes.slice(..1);
         drop(bytes);
-        assert_eq!(room.given.available_permits(), GIVEN - 1);
+        assert_eq!(free(&service), 1);
         drop(rest);
-        assert_eq!(room.given.available_permits(), GIVEN);
+        assert_eq!(free(&service), 2);
     }
 
     #[tokio::test]
-    async fn who_finds_no_room_waits_and_is_told_in_the_end() {
-        let (mut service, _) = admitted();
-        let mut answers = Vec::new();
-        for _ in 0..TAKEN {
-            answers.push(service.call(request("WriteChunks")).await.unwrap());
-        }
-        let mut waiting = service.call(request("WriteChunks"));
+    async fn who_finds_no_place_waits_for_one_and_the_other_calls_do_not() {
+        let mut service = admitted(LATER, LATER);
+        let first = call(&mut service, "WriteChunks").await;
+        let _second = call(&mut service, "WriteChunks").await;
+        let mut other = service.clone();
+        let mut waiting = pin!(call(&mut other, "WriteChunks"));
         let waits = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await;
         assert!(waits);
-        // The other direction and what moves no chunks do not wait.
         for method in ["ReadChunks", "CheckChunks", "GetCheckpoint"] {
-            let answer = service.call(request(method)).await.unwrap();
-            assert!(answer.headers().get("grpc-status").is_none(), "{method}");
+            assert!(refused(&call(&mut service, method).await).is_none());
         }
-        answers.pop();
-        assert!(
-            waiting
-                .await
-                .unwrap()
-                .headers()
-                .get("grpc-status")
-                .is_none()
-        );
-        answers.push(service.call(request("WriteChunks")).await.unwrap());
-        let refused = service.call(request("WriteChunks")).await.unwrap();
-        let status = Status::from_header_map(refused.headers()).expect("a status");
+        drop(first);
+        assert!(refused(&waiting.await).is_none());
+    }
+
+    #[tokio::test]
+    async fn slow_batches_move_aside_until_there_is_no_room_there() {
+        let mut service = admitted(SOON, SOON * 10);
+        let mut answers = Vec::new();
+        for _ in 0..3 {
+            answers.push(call(&mut service, "ReadChunks").await);
+        }
+        assert!(answers.iter().all(|answer| refused(answer).is_none()));
+        let status = refused(&call(&mut service, "ReadChunks").await).expect("is refused");
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-        assert!(status.message().contains("at most 8"), "{status}");
+        assert_eq!(status.message(), "too many batches at once: at most 2");
+        // What moved aside gives that place back, and another moves.
+        answers.remove(0);
+        assert!(refused(&call(&mut service, "ReadChunks").await).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_over_is_forgotten() {
+        let lane = Lane::new("batches", 2, 1);
+        for _ in 0..100 {
+            lane.enter().await.expect("has a place");
+        }
+        assert_eq!(lane.inside().len(), 1);
     }
 }
