@@ -1,7 +1,7 @@
 """The data sets of the experiments, as IDX folders made from Fashion-MNIST's files.
 
 `mixed`: a random half of the images are hard, so that an image's difficulty differs and is visible. `varied`: a third are plain, a third
-hard, a third scrambled, so that images are of kinds that want different work done. Both are validated on the test set. `held-out` is for
+hard, a third scrambled, so that images are of kinds that want different work done. Both are validated on the test set. `varied-held-out` is for
 choosing recipes: it is `varied`, but its validation images are the last 10,000 of the training set, and it does not hold the test set.
 `varied-plain`, `varied-hard` and `varied-scrambled` are the test images of `varied` of one kind.
 """
@@ -80,7 +80,7 @@ def made(source: Path, part: str, kinds: Kinds, seed: int) -> tuple[Part, np.nda
 def split(name: str, source: Path) -> dict[str, Part]:
     """Images and labels of the parts of a data set, by the prefix of their files."""
     kinds = MIXED if name == "mixed" else VARIED
-    if name == "held-out":
+    if name == "varied-held-out":
         (images, labels), _ = made(source, "train", kinds, SEED)
         return {"train": (images[:-HELD_OUT], labels[:-HELD_OUT]), "t10k": (images[-HELD_OUT:], labels[-HELD_OUT:])}
     (images, labels), of = made(source, "t10k", kinds, SEED + 1)

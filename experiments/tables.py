@@ -126,12 +126,12 @@ def varied() -> list[Run]:
 
 def recipes() -> list[Run]:
     """What makes gates depend on their input: chosen on held-out training images, never on the test set."""
-    return [Run("recipes", row, 1, "held-out", {"compress.target": TARGET} | fields) for row, fields in RECIPES.items()]
+    return [Run("recipes", row, 1, "varied-held-out", {"compress.target": TARGET} | fields) for row, fields in RECIPES.items()]
 
 
 def dense_models() -> list[Run]:
     """What the runs of the other tables start from."""
-    return [dense(seed, data) for data in ("mixed", "varied") for seed in SEEDS] + [dense(1, "held-out")]
+    return [dense(seed, data) for data in ("mixed", "varied") for seed in SEEDS] + [dense(1, "varied-held-out")]
 
 
 # Those that others are compared with first.
