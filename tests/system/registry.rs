@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use espalier_random::{Rng as _, Stream, rng};
 use espalier_tests::{Etcd, Ran, S3, program, repository};
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 /// A registry without jobs, and the command against it.
@@ -104,8 +106,7 @@ impl Registry {
             (name, count, bytes)
         });
         let views = bytes.iter().map(|(name, count, bytes)| {
-            let view =
-                safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![*count], bytes);
+            let view = TensorView::new(Dtype::F32, vec![*count], bytes);
             (*name, view.unwrap())
         });
         let file = safetensors::serialize(views, None).unwrap();
@@ -426,4 +427,43 @@ fn a_mirror_serves_what_it_knows_while_its_registry_is_away() {
         fs::read(mirror.dir.path().join("first/model.safetensors")).unwrap(),
         fs::read(mirror.dir.path().join("second/model.safetensors")).unwrap()
     );
+}
+
+/// MB that a registry may have had at most: its base, the chunks of eight batches, and what a debug build and the
+/// allocator add. All pulls of the test together ask for three times as much at once.
+const MOST_MEMORY: u64 = 256;
+
+#[test]
+fn memory_does_not_grow_with_the_number_of_pulls_at_once() {
+    const PULLS: usize = 48;
+    let registry = Registry::start();
+    let dir = registry.dir.path().join("large");
+    fs::create_dir(&dir).unwrap();
+    // It has no pattern, so it is stored and sent as it is.
+    let mut bytes = vec![0; 16 << 20];
+    rng(7, Stream::Shuffle, 0, 0).fill(&mut bytes[..]);
+    let shape = vec![bytes.len()];
+    let view = TensorView::new(Dtype::U8, shape, &bytes).unwrap();
+    let file = safetensors::serialize([("weights", view)], None).unwrap();
+    fs::write(dir.join("model.safetensors"), file).unwrap();
+    registry.json(&["checkpoint", "push", text(&dir), "large:latest"]);
+
+    let pull = |number: usize| {
+        let target = registry.dir.path().join(format!("pulled-{number}"));
+        let pulled = registry.run(&["checkpoint", "pull", "large:latest", text(&target)]);
+        assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+        fs::remove_dir_all(target).unwrap();
+    };
+    std::thread::scope(|scope| {
+        for number in 0..PULLS {
+            let pull = &pull;
+            scope.spawn(move || pull(number));
+        }
+    });
+    let status = fs::read_to_string(format!("/proc/{}/status", registry.process.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    let peak = peak.expect("in KiB") / 1000;
+    println!("peak memory of the registry: {peak} MB");
+    assert!(peak < MOST_MEMORY, "{peak} MB");
 }
