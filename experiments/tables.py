@@ -34,16 +34,20 @@ SEPARATE = (0.4, 0.5, 0.6, 0.7)
 
 # What may make gates look at their input, one change at a time, and the changes that helped together.
 ALONE = {"compress.grouping": [{"policy": {"uniform": 1}}]}
+SOME = {"compress.gate.information": 0.02}
 INFORMED = {"compress.gate.information": 0.1}
+# Where less is left, what is left has to go where it pays.
+TIGHT = {"compress.target": 0.25, "compress.static_target": 0.625}
 LONG = {"compress.tune.epochs": 8.0}
 CONSTANT = {"compress.gate.decide": "constant"}
 RECIPES = {
     "base": {},
     "reluctant": {"compress.gate.keep_init": 0.95, "compress.gate.lr_scale": 4.0},
     "quick-gates": {"compress.gate.lr_scale": 10.0},
-    "some-information": {"compress.gate.information": 0.02},
+    "some-information": SOME,
     "information": INFORMED,
     "singles": ALONE,
+    "singles-some-information": ALONE | SOME,
     "singles-information": ALONE | INFORMED,
     "probability": {"compress.gate.average": "probability"},
     "cls": {"compress.gate.input": "cls"},
@@ -52,6 +56,11 @@ RECIPES = {
     "long": LONG,
     "singles-information-long": ALONE | INFORMED | LONG,
     "constant-long": CONSTANT | LONG,
+    "tight-base": TIGHT,
+    "tight-singles": TIGHT | ALONE,
+    "tight-singles-some-information": TIGHT | ALONE | SOME,
+    "tight-singles-information": TIGHT | ALONE | INFORMED,
+    "tight-constant": TIGHT | CONSTANT,
 }
 CHOSEN = "singles-information"
 
