@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 from data import KINDS
 from figures import BATCHES, Cards, Entry, Figure
-from tables import SEPARATE, TABLES
+from tables import SEPARATE, TABLES, control
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt  # noqa: E402  the backend is chosen first
@@ -30,7 +30,8 @@ def adaptivity(cards: Cards, row: str) -> list[str]:
     """Whether gates look at their input."""
     gain = cards.figure(row, "gates", "shuffle_gain")
     paths, top = cards.figure(row, "gates", "distinct_paths"), cards.figure(row, "gates", "top_path_share")
-    over_constant = percent(cards.accuracy(row).minus(cards.accuracy("constant"))) if "constant" in cards.rows else ""
+    constant = control(row)
+    over_constant = percent(cards.accuracy(row).minus(cards.accuracy(constant))) if constant in cards.rows else ""
     return [paths.text(digits=1), percent(top), percent(gain), over_constant]
 
 
@@ -127,6 +128,10 @@ def claims(sections: dict[str, Cards]) -> str:
             claim(f"{name}{where}: gates are worth more than the same patterns shuffled", cards.figure(name, "gates", "shuffle_gain"))
             if "constant" in cards.rows:
                 claim(f"{name}{where}: gates are worth more than constant ones", cards.accuracy(name).minus(cards.accuracy("constant")))
+    for row in of_kinds.rows if "chosen" in of_kinds.rows else []:
+        if row in ("base", "static"):
+            difference = of_kinds.accuracy("chosen").minus(of_kinds.accuracy(row))
+            claim(f"chosen on images of three kinds: it is better than {row}", difference)
     found = sections["methods"]
     for row in found.rows:
         method, budget = row.rsplit("-", 1)

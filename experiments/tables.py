@@ -62,7 +62,13 @@ RECIPES = {
     "tight-singles-information": TIGHT | ALONE | INFORMED,
     "tight-constant": TIGHT | CONSTANT,
 }
-CHOSEN = "singles-information"
+CHOSEN = "tight-singles-some-information"
+
+
+def control(row: str) -> str:
+    """The recipe that differs from this one in that its gates see no input."""
+    tight, long = row.startswith("tight-"), row.endswith("long")
+    return f"{'tight-' if tight else ''}constant{'-long' if long else ''}"
 
 
 @dataclass(frozen=True)
@@ -129,8 +135,9 @@ def frontier() -> list[Run]:
 
 def varied() -> list[Run]:
     """The chosen recipe and its controls on images of three kinds, on the test set."""
-    rows = {"base": {}, "chosen": RECIPES[CHOSEN], "constant": RECIPES[CHOSEN] | CONSTANT | {"compress.gate.information": None}}
-    return [Run("varied", row, seed, "varied", {"compress.target": TARGET} | fields) for row, fields in rows.items() for seed in SEEDS]
+    static = METHODS["static"] | {"compress.target": TIGHT["compress.target"]}
+    rows = {"base": TIGHT, "chosen": RECIPES[CHOSEN], "static": static, "constant": TIGHT | CONSTANT}
+    return [Run("varied", row, seed, "varied", fields) for row, fields in rows.items() for seed in SEEDS]
 
 
 def recipes() -> list[Run]:

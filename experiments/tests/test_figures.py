@@ -32,6 +32,13 @@ class Tables(unittest.TestCase):
     def test_recipes_never_see_the_test_set(self) -> None:
         self.assertEqual({run.data for run in tables.recipes()}, {"varied-held-out"})
 
+    def test_every_recipe_has_a_control_that_differs_in_the_gates_alone(self) -> None:
+        for row, fields in tables.RECIPES.items():
+            control = tables.RECIPES[tables.control(row)]
+            for field in ("compress.target", "compress.static_target", "compress.tune.epochs"):
+                self.assertEqual(fields.get(field), control.get(field), row)
+            self.assertEqual(control["compress.gate.decide"], "constant")
+
     def test_budgets_are_equal_within_a_table(self) -> None:
         self.assertEqual({run.fields["compress.target"] for run in tables.policies()}, {tables.TARGET})
         for run in tables.methods():
