@@ -23,7 +23,7 @@ use tonic::server::NamedService;
 use crate::RegistryError;
 
 /// Most batches under way in a direction, of 4 MiB each and twice that while they are packed.
-const PLACES: usize = 8;
+const PLACES: usize = 6;
 
 /// Most besides that have moved aside.
 const ASIDE: usize = 32;
