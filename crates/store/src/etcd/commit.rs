@@ -109,14 +109,15 @@ fn guarded(
         .and_then(ops.chain([left]).collect::<Vec<_>>())
 }
 
-/// What a repeated attempt does when it cannot be made: it tells the mark, if an earlier one left it,
-/// or else leaves one by which no earlier one can be made any more.
+/// What a repeated attempt does when it cannot be made: in a slot that is as it was it leaves a mark by
+/// which no earlier one can be made any more, or else it tells what an earlier one left there. One that
+/// comes so late that the slot is another commit's by then changes nothing.
 fn inquiry(slot: &Slot<'_>, mark: &[u8], lease: Option<LeaseId>) -> TxnOp {
-    let left = WireCompare::value(mark, CompareOp::Equal, own(slot));
+    let unused = WireCompare::mod_revision(mark, CompareOp::Equal, signed(slot.last.0));
     let inquiry = WireTxn::new()
-        .when([left])
-        .and_then([TxnOp::get(mark, None)])
-        .or_else([put(mark.to_vec(), VOID.to_vec(), lease)]);
+        .when([unused])
+        .and_then([put(mark.to_vec(), VOID.to_vec(), lease)])
+        .or_else([TxnOp::get(mark, None)]);
     TxnOp::txn(inquiry)
 }
 
@@ -131,15 +132,20 @@ fn made(answer: &TxnResponse, slot: &Slot<'_>) -> Result<Made, StoreError> {
     }
     match first(&answer.0) {
         None => Ok(Made::No(slot.last)),
-        Some(Some(PbTxnOpResponse::ResponseTxn(inquiry))) if inquiry.succeeded => {
+        Some(Some(PbTxnOpResponse::ResponseTxn(inquiry))) if inquiry.succeeded => Ok(Made::No(at)),
+        Some(Some(PbTxnOpResponse::ResponseTxn(inquiry))) => {
             let found = match first(inquiry) {
                 Some(Some(PbTxnOpResponse::ResponseRange(range))) => range.kvs.first(),
                 _ => None,
             };
             let found = found.ok_or_else(|| unreadable(slot))?;
-            Ok(Made::Yes(to_revision(found.mod_revision)))
+            let last = to_revision(found.mod_revision);
+            match found.value == own(slot) {
+                true => Ok(Made::Yes(last)),
+                // An earlier attempt could not be made either.
+                false => Ok(Made::No(last)),
+            }
         }
-        Some(Some(PbTxnOpResponse::ResponseTxn(_))) => Ok(Made::No(at)),
         Some(_) => Err(unreadable(slot)),
     }
 }
@@ -182,4 +188,104 @@ fn to_compare(keys: &Keys, condition: &Compare) -> WireCompare {
 fn put(key: Vec<u8>, value: Vec<u8>, lease: Option<LeaseId>) -> TxnOp {
     let leased = lease.map(|lease| PutOptions::new().with_lease(signed(lease.0)));
     TxnOp::put(key, value, leased)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use espalier_tests::Etcd as Server;
+
+    use super::*;
+    use crate::EtcdOptions;
+
+    async fn leading(server: &Server) -> (Etcd, Term) {
+        let options = EtcdOptions {
+            endpoints: server.endpoints(),
+            // The tests renew nothing.
+            leader_ttl: Duration::from_secs(60),
+            ..EtcdOptions::default()
+        };
+        let etcd = Etcd::connect(options).await.expect("connects");
+        let term = etcd.win("a").await.expect("leads");
+        (etcd, term)
+    }
+
+    async fn send(etcd: &Etcd, request: &WireTxn) -> TxnResponse {
+        let call = etcd.members.call(|link, _| {
+            let (mut kv, request) = (link.kv(), request.clone());
+            async move { kv.txn(request).await }
+        });
+        call.await.unwrap_or_else(|_| panic!("answers"))
+    }
+
+    /// A request is in no order with those that come after it: a member that was cut off passes it on when it
+    /// is back.
+    #[tokio::test]
+    async fn an_attempt_that_comes_when_its_slot_is_anothers_changes_nothing() {
+        let Some(server) = Server::start(1, &[]) else {
+            return;
+        };
+        let (etcd, term) = leading(&server).await;
+        let lease = term.lease.map(|(_, lease)| lease);
+        let txn = |key: &str| Txn::new().then(Op::put(key, "1"));
+
+        let slot = term.slots.take().await.expect("is free");
+        let mark = etcd.keys.mark(term.fence, slot.number);
+        let first = guarded(&etcd.keys, &txn("k/1"), &slot, &mark, lease);
+        let late = first.clone().or_else([inquiry(&slot, &mark, lease)]);
+        let made_first = made(&send(&etcd, &first).await, &slot).expect("is told");
+        let Made::Yes(revision) = made_first else {
+            panic!("{made_first:?}");
+        };
+        // The answer to the first attempt was lost, and the second is on its way when the third tells.
+        assert_eq!(
+            made(&send(&etcd, &late).await, &slot).expect("is told"),
+            made_first
+        );
+        slot.free(revision);
+        for key in ["k/2", "k/3", "k/4"] {
+            let outcome = etcd.settle(&term, txn(key)).await.expect("is told");
+            assert!(
+                matches!(outcome, Outcome::Committed(_)),
+                "{key}: {outcome:?}"
+            );
+            assert!(!send(&etcd, &late).await.succeeded());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_made_is_told_so_at_each_attempt_and_is_never_made() {
+        let Some(server) = Server::start(1, &[]) else {
+            return;
+        };
+        let (etcd, term) = leading(&server).await;
+        let lease = term.lease.map(|(_, lease)| lease);
+        let held = Txn::new()
+            .when(Compare::Absent("k".to_owned()))
+            .then(Op::put("k", "1"));
+        etcd.settle(&term, held.clone()).await.expect("is told");
+
+        let slot = term.slots.take().await.expect("is free");
+        let mark = etcd.keys.mark(term.fence, slot.number);
+        let first = guarded(&etcd.keys, &held, &slot, &mark, lease);
+        let again = first.clone().or_else([inquiry(&slot, &mark, lease)]);
+        let told = made(&send(&etcd, &again).await, &slot).expect("is told");
+        assert!(
+            matches!(told, Made::No(last) if last > slot.last),
+            "{told:?}"
+        );
+        // Another attempt finds the same, and even where the condition holds now, the first comes too late.
+        assert_eq!(
+            made(&send(&etcd, &again).await, &slot).expect("is told"),
+            told
+        );
+        let gone = Txn::new().then(Op::delete("k"));
+        etcd.settle(&term, gone).await.expect("is told");
+        assert!(!send(&etcd, &first).await.succeeded());
+        let Made::No(last) = told else { unreachable!() };
+        slot.free(last);
+        let outcome = etcd.settle(&term, held).await.expect("is told");
+        assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+    }
 }
