@@ -12,8 +12,8 @@ use crate::clock::Millis;
 /// is stopped or its machine hangs.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// As [`SILENCE`], where nobody waits for it: a gang of one.
-const LONE_SILENCE: Duration = Duration::from_secs(60);
+/// As [`SILENCE`], where nobody says that it waits: in a gang of one, or in one that has not met yet.
+const LONG_SILENCE: Duration = Duration::from_secs(60);
 
 /// A rank that speaks but has worked this long on what its peers have done is stuck, whatever the median
 /// step; [`FACTOR`] times the median step if that is longer.
@@ -66,6 +66,15 @@ impl Word {
         }
     }
 
+    /// Of a rank that has not come to its new group yet: what it did in the one before says nothing any more.
+    pub fn of_before(self) -> Self {
+        Self {
+            operations: 0,
+            activity: Activity::Aside,
+            ..self
+        }
+    }
+
     /// How long it has been in a collective for certain.
     fn waits(&self) -> Option<Duration> {
         (self.activity == Activity::Waiting && self.silent <= SILENCE).then_some(self.since)
@@ -99,9 +108,9 @@ pub fn stalled(now: Millis, fresh: Duration, words: &BTreeMap<u32, Word>) -> BTr
         let others = known.iter().filter(|(other, _)| **other != rank);
         let longest = others.clone().filter_map(|(_, other)| other.waits()).max();
         if word.silent > SILENCE {
-            let lone = known.len() == 1 && word.silent > LONE_SILENCE;
+            let long = word.silent > LONG_SILENCE;
             let missed = longest.is_some_and(|waited| waited > SILENCE);
-            return (lone || missed).then(|| format!("silent for {}", seconds(word.silent)));
+            return (long || missed).then(|| format!("silent for {}", seconds(word.silent)));
         }
         let ahead = others
             .filter(|(_, other)| other.operations > word.operations)
@@ -238,6 +247,10 @@ mod tests {
     fn a_rank_alone_and_a_worker_that_is_silent_have_other_limits() {
         assert_eq!(found(&[silent(50_000, word(Working, 1, 5))]), [0u32; 0]);
         assert_eq!(found(&[silent(61_000, word(Working, 1, 5))]), [0]);
+        let before = silent(61_000, word(Waiting, 900, 90_000).of_before());
+        assert_eq!(found(&[before, word(Aside, 0, 5)]), [0]);
+        let before = silent(100, word(Waiting, 900, 90_000).of_before());
+        assert_eq!(found(&[before, word(Working, 3, 90_000)]), [0u32; 0]);
         let words = of(&[word(Waiting, 9, 9000), silent(9000, word(Working, 8, 5))]);
         assert!(stalled(Millis(5001), FRESH, &words).is_empty());
     }

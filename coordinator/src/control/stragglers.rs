@@ -13,7 +13,8 @@ use crate::job::JobId;
 use crate::stalls::{self, SLOW_FOR, Word};
 
 impl Control {
-    /// Words of another generation than the present one say nothing of its ranks.
+    /// Words of another generation than the present one say nothing of its ranks, but whether a survivor of
+    /// it still speaks.
     pub(super) fn progress(&mut self, worker: &str, ranks: &[RankProgress]) {
         let now = self.now();
         for progress in ranks {
@@ -21,10 +22,15 @@ impl Control {
             let Some(tracked) = self.jobs.get_mut(&id) else {
                 continue;
             };
-            let gang = tracked.job.current(progress.generation);
-            let rank = gang.and_then(|gang| gang.rank_of(worker, progress.seat));
-            if let Some(rank) = rank {
-                tracked.words.insert(rank, Word::new(progress, now));
+            let gang = tracked.gang();
+            let Some(rank) = gang.and_then(|gang| gang.rank_of(worker, progress.seat)) else {
+                continue;
+            };
+            let word = Word::new(progress, now);
+            if tracked.job.current(progress.generation).is_some() {
+                tracked.words.insert(rank, word);
+            } else if tracked.job.continues(progress.generation) {
+                tracked.words.insert(rank, word.of_before());
             }
         }
     }
