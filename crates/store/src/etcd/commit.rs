@@ -100,22 +100,25 @@ fn guarded(
     mark: &[u8],
     lease: Option<LeaseId>,
 ) -> WireTxn {
-    let unused = WireCompare::mod_revision(mark, CompareOp::Equal, signed(slot.last.0));
     let compares = txn.compares.iter().map(|c| to_compare(keys, c));
     let ops = txn.ops.iter().map(|op| to_op(keys, op));
     let left = put(mark.to_vec(), own(slot), lease);
     WireTxn::new()
-        .when(compares.chain([unused]).collect::<Vec<_>>())
+        .when(compares.chain([unused(slot, mark)]).collect::<Vec<_>>())
         .and_then(ops.chain([left]).collect::<Vec<_>>())
+}
+
+/// Nothing has been in the slot since the commit before.
+fn unused(slot: &Slot<'_>, mark: &[u8]) -> WireCompare {
+    WireCompare::mod_revision(mark, CompareOp::Equal, signed(slot.last.0))
 }
 
 /// What a repeated attempt does when it cannot be made: in a slot that is as it was it leaves a mark by
 /// which no earlier one can be made any more, or else it tells what an earlier one left there. One that
 /// comes so late that the slot is another commit's by then changes nothing.
 fn inquiry(slot: &Slot<'_>, mark: &[u8], lease: Option<LeaseId>) -> TxnOp {
-    let unused = WireCompare::mod_revision(mark, CompareOp::Equal, signed(slot.last.0));
     let inquiry = WireTxn::new()
-        .when([unused])
+        .when([unused(slot, mark)])
         .and_then([put(mark.to_vec(), VOID.to_vec(), lease)])
         .or_else([TxnOp::get(mark, None)]);
     TxnOp::txn(inquiry)
@@ -140,10 +143,11 @@ fn made(answer: &TxnResponse, slot: &Slot<'_>) -> Result<Made, StoreError> {
             };
             let found = found.ok_or_else(|| unreadable(slot))?;
             let last = to_revision(found.mod_revision);
-            match found.value == own(slot) {
-                true => Ok(Made::Yes(last)),
+            if found.value == own(slot) {
+                Ok(Made::Yes(last))
+            } else {
                 // An earlier attempt could not be made either.
-                false => Ok(Made::No(last)),
+                Ok(Made::No(last))
             }
         }
         Some(_) => Err(unreadable(slot)),
