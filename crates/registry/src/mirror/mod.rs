@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use espalier_auth::Access;
-use espalier_proto::MAX_REGISTRY_MESSAGE;
 use espalier_proto::v1::registry_service_server::RegistryServiceServer;
 use espalier_store::{Leader, Range};
 
@@ -92,10 +91,7 @@ impl MirrorService {
     /// As a tonic service, with the bounds of the interface on messages and on those under way.
     pub fn into_server(self) -> Admitted<RegistryServiceServer<Self>> {
         let room = Arc::clone(&self.0.room);
-        let server = RegistryServiceServer::new(self)
-            .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
-            .max_encoding_message_size(MAX_REGISTRY_MESSAGE);
-        Admitted::new(server, room)
+        Admitted::serving(self, room)
     }
 
     /// Waits for the fetches under way, whose clients may have gone. Call it after the server has

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use espalier_proto::MAX_REGISTRY_MESSAGE;
+use espalier_proto::v1::registry_service_server::{RegistryService, RegistryServiceServer};
 use http_body_util::BodyExt as _;
 use prost::bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -163,8 +165,12 @@ pub struct Admitted<S> {
     room: Arc<Room>,
 }
 
-impl<S> Admitted<S> {
-    pub(crate) fn new(inner: S, room: Arc<Room>) -> Self {
+impl<T: RegistryService> Admitted<RegistryServiceServer<T>> {
+    /// A registry or a mirror, with the interface's bound on messages.
+    pub(crate) fn serving(service: T, room: Arc<Room>) -> Self {
+        let inner = RegistryServiceServer::new(service)
+            .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
+            .max_encoding_message_size(MAX_REGISTRY_MESSAGE);
         Self { inner, room }
     }
 }
@@ -274,7 +280,10 @@ mod tests {
             given: lane(2, 1),
             checked: lane(1, 0),
         };
-        Admitted::new(Answers, Arc::new(room))
+        Admitted {
+            inner: Answers,
+            room: Arc::new(room),
+        }
     }
 
     const SOON: Duration = Duration::from_millis(20);

@@ -13,7 +13,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use espalier_proto::MAX_REGISTRY_MESSAGE;
 use espalier_proto::v1::registry_service_server::RegistryServiceServer;
 use espalier_store::{Leader, Store};
 use tokio::sync::{Mutex, RwLock};
@@ -121,10 +120,7 @@ impl RegistryService {
     /// As a tonic service, with the bounds of the interface on messages and on those under way.
     pub fn into_server(self) -> Admitted<RegistryServiceServer<Self>> {
         let room = Arc::clone(&self.0.room);
-        let server = RegistryServiceServer::new(self)
-            .max_decoding_message_size(MAX_REGISTRY_MESSAGE)
-            .max_encoding_message_size(MAX_REGISTRY_MESSAGE);
-        Admitted::new(server, room)
+        Admitted::serving(self, room)
     }
 
     /// Waits for the publishes under way, whose clients may have gone. Call it after the server has
