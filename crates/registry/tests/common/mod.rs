@@ -80,7 +80,7 @@ impl Registry {
 
     pub(crate) async fn at(place: Place) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        Self::on(dir, place, Arc::new(NoJobs), None, Periods::default()).await
+        Self::plain(dir, place).await
     }
 
     /// One that pins nothing without a lease and removes garbage when a second collection finds it.
@@ -92,6 +92,10 @@ impl Registry {
             ..Periods::default()
         };
         Self::on(dir, place, Arc::new(NoJobs), None, periods).await
+    }
+
+    async fn plain(dir: TempDir, place: Place) -> Self {
+        Self::on(dir, place, Arc::new(NoJobs), None, Periods::default()).await
     }
 
     async fn on(
@@ -137,7 +141,7 @@ impl Registry {
     /// Stops the registry and starts it again on the same folder.
     pub(crate) async fn restart(self) -> Self {
         let (dir, place) = self.stop().await;
-        Self::on(dir, place, Arc::new(NoJobs), None, Periods::default()).await
+        Self::plain(dir, place).await
     }
 
     /// Restarts the registry, after a change of its records that is none of its own.
@@ -150,7 +154,7 @@ impl Registry {
         txn.ops.push(change);
         leader.commit(txn).await.expect("commits");
         store.close().await;
-        Self::on(dir, place, Arc::new(NoJobs), None, Periods::default()).await
+        Self::plain(dir, place).await
     }
 
     /// Stops the registry; what it stored is left.

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use espalier_proto::v1::{Checkpoint, ListCheckpointsRequest, PublishCheckpointRequest};
 use tonic::Code;
 
-use super::super::connection::unary;
-use super::{Fault, Mirror, Uses, note_uses};
+use super::{Fault, Mirror, Uses, if_whole, note_uses};
+use crate::client::connection::unary;
 use crate::client::{Client, ClientError};
 use crate::{Digest, Manifest};
 
@@ -91,11 +91,7 @@ impl Client {
 
     /// A manifest, if it is there and whole.
     async fn manifest(&self, digest: &str) -> Result<Option<Manifest>, ClientError> {
-        match self.get(digest).await {
-            Ok(found) => Ok(Some(found.manifest)),
-            Err(error) if matches!(error.code(), Some(Code::NotFound | Code::DataLoss)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(if_whole(self.get(digest).await)?.map(|found| found.manifest))
     }
 
     /// Publishes a manifest again, which takes the place of the damaged one. False when chunks of it are

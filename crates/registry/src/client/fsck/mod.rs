@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use espalier_proto::MAX_BATCH;
 use espalier_proto::v1::{CheckChunksRequest, Chunk, ReadChunksRequest, WriteChunksRequest};
+use tonic::Code;
 
 use super::connection::{unary, within};
 use super::{Client, ClientError};
@@ -141,7 +142,7 @@ impl Client {
         match written {
             Ok(_) => Ok(true),
             // The mirror's is damaged too.
-            Err(error) if error.code() == Some(tonic::Code::DataLoss) => Ok(false),
+            Err(error) if error.code() == Some(Code::DataLoss) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -158,18 +159,16 @@ impl Client {
                 async move { rpc.read_chunks(request).await }
             })
             .await;
-        match answer {
-            Ok(answer) => Ok(answer.chunks.into_iter().next()),
-            Err(error)
-                if matches!(
-                    error.code(),
-                    Some(tonic::Code::NotFound | tonic::Code::DataLoss)
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        Ok(if_whole(answer)?.and_then(|answer| answer.chunks.into_iter().next()))
+    }
+}
+
+/// What was asked for, if it is there and not damaged.
+fn if_whole<T>(answer: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.code(), Some(Code::NotFound | Code::DataLoss)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
