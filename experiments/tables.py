@@ -39,7 +39,7 @@ INFORMED = {"compress.gate.information": 0.1}
 # Where less is left, what is left has to go where it pays.
 TIGHT = {"compress.target": 0.25, "compress.static_target": 0.625}
 LONG = {"compress.tune.epochs": 8.0}
-CONSTANT = {"compress.gate.decide": "constant"}
+CONSTANT = METHODS["constant"]
 RECIPES = {
     "base": {},
     "reluctant": {"compress.gate.keep_init": 0.95, "compress.gate.lr_scale": 4.0},
@@ -136,7 +136,7 @@ def frontier() -> list[Run]:
 def varied() -> list[Run]:
     """The chosen recipe and its controls on images of three kinds, on the test set."""
     static = METHODS["static"] | {"compress.target": TIGHT["compress.target"]}
-    rows = {"base": TIGHT, "chosen": RECIPES[CHOSEN], "static": static, "constant": TIGHT | CONSTANT}
+    rows = {"base": RECIPES["tight-base"], "chosen": RECIPES[CHOSEN], "static": static, "constant": RECIPES[control(CHOSEN)]}
     return [Run("varied", row, seed, "varied", fields) for row, fields in rows.items() for seed in SEEDS]
 
 
